@@ -1,0 +1,198 @@
+// Package proc reads what /proc says of tasks; proc(5) has the forms.
+package proc
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/kernfs"
+)
+
+const flagKernelThread = 0x00200000 // PF_KTHREAD
+
+// A Stat is the part of /proc/ID/stat that this project uses.
+type Stat struct {
+	ID      int
+	Command string // at most 15 bytes
+	State   byte   // R, S, D, T, t, Z, X, I
+	Parent  int    // PID
+	Flags   uint64 // PF_ of the kernel's sched.h
+	Threads int
+	Start   uint64 // clock ticks since boot: with the PID it names one process for good
+}
+
+// KernelThread says whether the task belongs to the kernel.
+func (s Stat) KernelThread() bool { return s.Flags&flagKernelThread != 0 }
+
+// ReadStat reads the stat of a process or task. The error is ESRCH when there is none.
+func ReadStat(id int) (Stat, error) {
+	text, err := kernfs.ReadFile(Path(id, "stat"))
+	if err != nil {
+		return Stat{}, gone(err)
+	}
+	s, ok := ParseStat(text)
+	if !ok {
+		return Stat{}, unix.EINVAL
+	}
+	return s, nil
+}
+
+// ParseStat reads a stat line. The command stands in parentheses and may hold
+// anything, parentheses and newlines too: the last one ends it.
+func ParseStat(text []byte) (s Stat, ok bool) {
+	open, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
+	if open < 0 || end < open {
+		return s, false
+	}
+	id, err := strconv.Atoi(strings.TrimSpace(string(text[:open])))
+	f := strings.Fields(string(text[end+1:])) // f[0] is field 3 of proc(5)
+	if err != nil || len(f) < 20 || len(f[0]) != 1 {
+		return s, false
+	}
+	s = Stat{ID: id, Command: string(text[open+1 : end]), State: f[0][0]}
+	s.Parent, _ = strconv.Atoi(f[1])
+	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
+	s.Threads, _ = strconv.Atoi(f[17])
+	s.Start, _ = strconv.ParseUint(f[19], 10, 64)
+	return s, true
+}
+
+// Path is the path of a file in /proc/ID.
+func Path(id int, file string) string { return "/proc/" + strconv.Itoa(id) + "/" + file }
+
+// gone turns the errors that a vanished task gives into ESRCH.
+func gone(err error) error {
+	if err == unix.ENOENT {
+		return unix.ESRCH
+	}
+	return err
+}
+
+// Status returns the value of one field of /proc/ID/status, such as Tgid,
+// NSpid or TracerPid; empty when the task or the field is not there.
+func Status(id int, field string) string {
+	text, err := kernfs.ReadFile(Path(id, "status"))
+	if err != nil {
+		return ""
+	}
+	return StatusField(text, field)
+}
+
+// StatusField finds a field in the text of a status file.
+func StatusField(text []byte, field string) string {
+	for line := range bytes.Lines(text) {
+		if name, value, ok := bytes.Cut(line, []byte(":")); ok && string(name) == field {
+			return string(bytes.TrimSpace(value))
+		}
+	}
+	return ""
+}
+
+// Process returns the PID of the process that a task belongs to, 0 when there
+// is no such task.
+func Process(tid int) int {
+	pid, _ := strconv.Atoi(Status(tid, "Tgid"))
+	return pid
+}
+
+// Threads lists the TIDs of a process in ascending order.
+func Threads(pid int) []int { return numbers(Path(pid, "task")) }
+
+// All lists the PIDs of all processes that this PID namespace knows, in ascending
+// order.
+func All() []int { return numbers("/proc") }
+
+func numbers(dir string) []int {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	ids := make([]int, 0, len(names))
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil {
+			ids = append(ids, n)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Descendants returns pid and all processes below it, parents before children.
+// It reads /proc once: processes forked meanwhile can be missing.
+func Descendants(pid int) []int {
+	children := map[int][]int{}
+	for _, p := range All() {
+		if s, err := ReadStat(p); err == nil {
+			children[s.Parent] = append(children[s.Parent], p)
+		}
+	}
+	out := []int{pid}
+	for i := 0; i < len(out); i++ {
+		out = append(out, children[out[i]]...)
+	}
+	return out
+}
+
+// Ancestors returns the parents of a process, the nearest first, up to PID 1
+// or to where this PID namespace ends.
+func Ancestors(pid int) []int {
+	var out []int
+	for {
+		s, err := ReadStat(pid)
+		if err != nil || s.Parent <= 0 {
+			return out
+		}
+		out = append(out, s.Parent)
+		pid = s.Parent
+	}
+}
+
+// Cgroups reads /proc/ID/cgroup (see cgroups(7)).
+func Cgroups(id int) ([]Cgroup, error) {
+	text, err := kernfs.ReadFile(Path(id, "cgroup"))
+	if err != nil {
+		return nil, gone(err)
+	}
+	return ParseCgroups(text), nil
+}
+
+// A Cgroup is one line of /proc/ID/cgroup: where the task is in one hierarchy.
+type Cgroup struct {
+	Controllers string // empty for cgroup2
+	Path        string // from the root of the reader's cgroup namespace
+	V2          bool
+}
+
+// ParseCgroups reads lines of the form ID:CONTROLLERS:PATH; others are left out.
+func ParseCgroups(text []byte) []Cgroup {
+	var out []Cgroup
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 || !strings.HasPrefix(f[2], "/") {
+			continue
+		}
+		out = append(out, Cgroup{
+			Controllers: f[1],
+			Path:        strings.TrimSuffix(f[2], " (deleted)"),
+			V2:          f[0] == "0" && f[1] == "",
+		})
+	}
+	return out
+}
+
+// Has says whether this line's hierarchy carries a cgroup1 controller.
+func (c Cgroup) Has(controller string) bool {
+	for w := range strings.SplitSeq(c.Controllers, ",") {
+		if w == controller {
+			return true
+		}
+	}
+	return false
+}
