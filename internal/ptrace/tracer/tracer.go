@@ -1,0 +1,482 @@
+package tracer
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/proc"
+)
+
+// A tracer holds the tasks of all groups that are freezing. It works on one
+// thread, which the kernel knows as the tracer.
+type tracer struct {
+	h        *Hierarchy
+	self     int // our PID
+	listener int
+	ends     int           // readable when a tracee has ended
+	sources  []unix.PollFd // both, and the connections
+	reaper   reaper
+	job      *job // what this one runs; nil for the tracer of all
+
+	freezing map[string]uint64 // the groups whose self state is freezing, and their inode numbers
+	killing  map[string]bool   // the groups that are held to be killed
+	records  map[int]record    // as they were at that time
+	recorded unix.Timespec
+
+	processes map[int]*process // held, at least in part
+	tasks     map[int]*task    // held
+	pending   []*task          // those that have not stopped yet
+	refused   []refusal        // found by the last look
+	unwritten []*process       // members whose records are to be made
+
+	// Looks are numbered. A group is settled when two looks in a row, begun
+	// after the last news of it, have found none.
+	begun, done int
+	news        map[string]int // by group: the look during or before which something happened
+	outsiders   map[int]bool   // the processes that belonged to no group a moment ago
+	last        int            // the PID that had been given last when the last look began
+	young       int            // the same of the present look: whoever has a higher one is younger
+	wrapped     bool           // since then they have begun anew
+	looked      time.Time      // when that look was done
+	hurried     time.Time      // when it was last asked to freeze
+
+	told     map[string]bool // what was last published of the freezing groups: whether they are frozen
+	waiters  []*request
+	kills    []*request
+	beat     time.Duration // between looks for the sake of those that resist
+	lastBeat time.Time
+	active   time.Time // when a request last came
+}
+
+// A process is held when its tasks are.
+type process struct {
+	pid     int
+	start   uint64
+	path    string // of its group
+	tasks   []*task
+	running int  // how many of them have not stopped
+	sealed  bool // all its tasks have stopped, and a look thereafter found no other
+	leaving bool // is let go, as soon as its tasks have stopped
+}
+
+// lingers is how long a tracer without work waits for some.
+const lingers = time.Second
+
+func newTracer(h *Hierarchy, listener, ends int) *tracer {
+	t := &tracer{
+		h: h, self: os.Getpid(), listener: listener, ends: ends,
+		freezing: map[string]uint64{}, killing: map[string]bool{},
+		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{}, outsiders: map[int]bool{},
+		told:   map[string]bool{},
+		active: time.Now(),
+	}
+	for _, fd := range []int{listener, ends, startSocket} {
+		t.sources = append(t.sources, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	return t
+}
+
+// run works until nothing is held and nobody asks. It must be called on a locked
+// thread.
+func (t *tracer) run() {
+	for !t.finished() {
+		if t.serve(0) {
+			t.buryAll()
+		}
+		t.collect()
+		if t.unsettled() {
+			t.awaitStops()
+			t.look()
+		}
+		t.tell()
+		if !t.unsettled() {
+			t.rest()
+		}
+	}
+}
+
+func (t *tracer) finished() bool {
+	if t.job != nil {
+		return t.job.over && len(children(t.self)) == 0
+	}
+	return len(t.freezing) == 0 && len(t.tasks) == 0 && len(t.unwritten) == 0 &&
+		len(t.waiters) == 0 && len(t.kills) == 0 && time.Since(t.active) > lingers
+}
+
+// holds says whether a group, or one above it, is freezing.
+func (t *tracer) holds(path string) (yes bool) {
+	above(path, func(path string) bool {
+		_, yes = t.freezing[path]
+		yes = yes || t.killing[path]
+		return yes
+	})
+	return yes
+}
+
+// settled says whether nothing new has been found in the group and below.
+func (t *tracer) settled(path string) bool {
+	for group, look := range t.news {
+		if t.done < look+2 && under(path, group) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tracer) unsettled() bool {
+	for group, look := range t.news {
+		if t.done < look+2 && t.holds(group) {
+			return true
+		}
+	}
+	return false
+}
+
+// frozen says whether each task of the group and below has stopped. A group
+// without tasks is frozen at once.
+func (t *tracer) frozen(path string) bool {
+	if !t.holds(path) || !t.settled(path) {
+		return false
+	}
+	return t.firstLate(path) == nil
+}
+
+// firstLate is a task of the group or below that keeps it from being frozen.
+func (t *tracer) firstLate(path string) *refusal {
+	for r := range t.late(path) {
+		return &r
+	}
+	return nil
+}
+
+// look goes through the processes and takes those that belong to a freezing
+// group. It reads those only that are new since the last look.
+func (t *tracer) look() {
+	t.begun++
+	t.readRecords()
+	c := t.h.census(t.records)
+	c.held = t.processes
+	t.refused = t.refused[:0]
+	last := lastPID()
+	t.young = last
+	t.wrapped = last < t.last
+	known, kernel := t.outsiders, map[int]bool(nil)
+	if t.wrapped || len(known) == 0 || time.Since(t.looked) > forgets {
+		known, kernel = nil, kernelThreads()
+	}
+	t.outsiders = make(map[int]bool, len(known))
+	spoilt := false
+	consider := func(pid int) {
+		switch t.consider(c, pid) {
+		case outside:
+			t.outsiders[pid] = true
+		case corpse:
+			t.outsiders[pid], spoilt = true, true // but once
+		case unknown:
+			spoilt = true
+		}
+	}
+	for _, pid := range slices.Backward(proc.All()) { // the youngest do not last
+		if kernel[pid] || known[pid] && (pid <= t.last || pid > last) { // nobody else can have got the number
+			t.outsiders[pid] = true
+			continue
+		}
+		consider(pid)
+	}
+	if c.marked != never && (!chase(last, consider) || spoilt) && time.Since(t.hurried) < chaseTime {
+		for path := range t.news {
+			if !t.settled(path) {
+				t.happened(path)
+			}
+		}
+	}
+	t.done, t.last, t.looked = t.begun, last, time.Now()
+}
+
+// forgets is for how long it is remembered who belongs to no freezing group: less
+// than it takes to give out all numbers of processes once.
+const forgets = 200 * time.Millisecond
+
+// chaseOnce is how long one look may chase.
+const chaseOnce = 50 * time.Millisecond
+
+// chaseTime is for how long looks that find nothing new do not count when a
+// process ended before it could be seen where it belongs. It may have left a
+// child that does the same; or, on a busy host, have been anybody's.
+const chaseTime = time.Second
+
+// What can be known of a process.
+const (
+	unknown = iota // it is gone, or is becoming another program
+	corpse         // whose belonging cannot be told any more
+	outside
+	inside // of some group
+)
+
+// consider takes a process if it belongs to a freezing group.
+func (t *tracer) consider(c *census, pid int) int {
+	if p := t.processes[pid]; p != nil && !p.leaving {
+		t.seal(p)
+		return inside
+	}
+	if pid == t.self {
+		return outside
+	}
+	if runner := c.runnerOf(pid); runner != 0 && t.job == nil || t.job != nil && runner != t.self {
+		return outside // another's business
+	}
+	h := c.belongs(pid)
+	s, ok := c.stat(pid)
+	switch {
+	case !ok || c.unsure[pid]:
+		return unknown
+	case h.path == "" && dead(s) && !h.known:
+		return corpse
+	case h.path == "":
+		return outside
+	case t.holds(h.path) && !dead(s):
+		t.take(s, h.path)
+	}
+	return inside
+}
+
+// kernelThreads lists the children of the kernel's kthreadd: often half of all
+// there is in /proc. It is empty in a PID namespace, which has none.
+func kernelThreads() map[int]bool {
+	const kthreadd = 2
+	threads := map[int]bool{}
+	if s, err := proc.ReadStat(kthreadd); err == nil && s.KernelThread() {
+		for _, pid := range children(kthreadd) {
+			threads[pid] = true
+		}
+	}
+	return threads
+}
+
+// chase considers the processes that were born after the one with PID last, and
+// those that are meanwhile: a process that forks and ends, and whose child does
+// the same, is always ahead of a look at all. It is false when it left some out,
+// or had not done with them in time.
+func chase(last int, consider func(pid int)) bool {
+	const most = 100 // the youngest; older ones are dead, or are found by the next look
+	all := true
+	for start := time.Now(); time.Since(start) < chaseOnce; {
+		now := lastPID()
+		if now == last {
+			return all
+		}
+		if now < last || now-last > most {
+			last, all = max(now-most, 0), false
+		}
+		for pid := last + 1; pid <= now; pid++ {
+			if p := proc.Process(pid); p == pid || p == 0 {
+				consider(pid)
+			}
+		}
+		last = now
+	}
+	return false
+}
+
+// lastPID is the PID that was given last.
+func lastPID() int {
+	text, _ := kernfs.ReadFile("/proc/loadavg")
+	f := strings.Fields(string(text))
+	if len(f) != 5 {
+		return 0
+	}
+	pid, _ := strconv.Atoi(f[4])
+	return pid
+}
+
+// happened notes that a group is not settled any more.
+func (t *tracer) happened(path string) { t.news[path], t.beat = t.begun, 0 }
+
+// freeze begins to freeze a group. One that is frozen stays so: who asks again
+// must not see it FREEZING.
+func (t *tracer) freeze(path string, ino uint64) {
+	if t.freezing[path] == ino {
+		return
+	}
+	t.freezing[path] = ino
+	t.hurry(path)
+}
+
+// hurry has a group looked at for the first time.
+func (t *tracer) hurry(path string) {
+	t.outsiders, t.hurried = map[int]bool{}, time.Now()
+	t.happened(path)
+}
+
+// readRecords reads the records if any has changed.
+func (t *tracer) readRecords() {
+	var st unix.Stat_t
+	if unix.Stat(t.h.recordPath(""), &st) != nil || t.records != nil && st.Mtim == t.recorded {
+		return
+	}
+	t.records, t.recorded = t.h.records(), st.Mtim
+}
+
+// thaw ends it, and lets go of the tasks that no other group above holds.
+func (t *tracer) thaw(path string) {
+	delete(t.freezing, path)
+	t.letGo()
+}
+
+func (t *tracer) letGo() {
+	for _, p := range t.processes {
+		if !t.holds(p.path) {
+			t.release(p)
+		}
+	}
+	maps.DeleteFunc(t.news, func(path string, _ int) bool { return !t.holds(path) })
+}
+
+// moved puts a process, if it is held, where its record is now, and has the
+// group looked at that it was put into.
+func (t *tracer) moved(pid int, path string) {
+	delete(t.outsiders, pid)
+	if r, ok := t.h.recordOf(pid); ok {
+		if t.records != nil {
+			t.records[pid] = r // the rest is read by the next look
+		}
+		if p := t.processes[pid]; p != nil && r.start == p.start {
+			p.path = r.path
+		}
+	}
+	if t.holds(path) {
+		t.happened(path)
+	}
+	t.letGo()
+}
+
+// awaitStops gives the tasks that were interrupted a moment, but goes on when
+// somebody asks for something.
+func (t *tracer) awaitStops() {
+	const turns, patience = 20, 4 * time.Millisecond
+	nap := 20 * time.Microsecond
+	for turn, start := 0, time.Now(); len(t.pending) > 0; turn++ {
+		before := len(t.pending)
+		t.collect()
+		switch {
+		case len(t.pending) < before:
+			nap = 20 * time.Microsecond
+		case time.Since(start) > patience:
+			return
+		case turn < turns:
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		default:
+			timeout := unix.NsecToTimespec(int64(nap))
+			if n, _ := unix.Ppoll(t.sources, &timeout, nil); n > 0 {
+				return
+			}
+			nap = min(2*nap, 200*time.Microsecond)
+		}
+	}
+}
+
+// How often those who refuse to stop are tried again, and what is frozen is
+// looked after.
+const (
+	shortBeat = time.Millisecond
+	longBeat  = 50 * time.Millisecond
+	idleBeat  = time.Second
+)
+
+// rest sleeps until there is something to do.
+func (t *tracer) rest() {
+	t.publish()
+	if t.write() {
+		return
+	}
+	beat := idleBeat
+	if t.resisted() {
+		beat = max(t.beat, shortBeat)
+	}
+	next := t.lastBeat.Add(beat)
+	wait := max(time.Until(next), 0)
+	for _, r := range slices.Concat(t.waiters, t.kills) {
+		wait = min(wait, max(time.Until(r.deadline), 0))
+	}
+	if t.serve(wait) {
+		t.buryAll()
+	}
+	if time.Now().Before(next) {
+		return
+	}
+	t.lastBeat, t.beat = time.Now(), min(2*beat, longBeat)
+	t.checkGroups()
+	if len(t.freezing) > 0 && t.resisted() {
+		t.look()
+	}
+}
+
+// resisted says whether some tasks are not held yet that should be.
+func (t *tracer) resisted() bool { return len(t.refused) > 0 || len(t.pending) > 0 }
+
+// publish has inotify tell of the groups whose states have changed.
+func (t *tracer) publish() {
+	for path := range t.told {
+		if _, ok := t.freezing[path]; !ok {
+			delete(t.told, path)
+			t.h.touch(path)
+		}
+	}
+	for path := range t.freezing {
+		frozen := t.frozen(path)
+		if was, ok := t.told[path]; !ok || was != frozen {
+			t.told[path] = frozen
+			t.h.touch(path)
+		}
+	}
+}
+
+// checkGroups thaws groups whose directories somebody has removed.
+func (t *tracer) checkGroups() {
+	for path, ino := range t.freezing {
+		if is, _ := t.h.identity(path); is != ino {
+			t.thaw(path)
+		}
+	}
+}
+
+// write makes the records of some members that have none, so that they stay
+// members when their parents end. It is false when there is nothing to do.
+func (t *tracer) write() bool {
+	if len(t.unwritten) == 0 {
+		return false
+	}
+	n := min(len(t.unwritten), 50)
+	for _, p := range t.unwritten[:n] {
+		ino, ok := t.h.identity(p.path)
+		if !ok {
+			continue
+		}
+		now, ok := t.h.recordOf(p.pid)
+		if ok && now.start == p.start {
+			continue
+		}
+		r := record{p.start, ino, p.path}
+		if t.h.setRecord(p.pid, r) == nil && t.records != nil {
+			t.records[p.pid] = r
+		}
+	}
+	t.unwritten = t.unwritten[n:]
+	return true
+}
+
+// forgetDead removes the records of processes that have ended.
+func (t *tracer) forgetDead() {
+	for pid, r := range t.h.records() {
+		if s, err := proc.ReadStat(pid); err == unix.ESRCH || err == nil && s.Start != r.start {
+			t.h.forget(pid, r)
+		}
+	}
+}
