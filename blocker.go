@@ -1,14 +1,10 @@
 package freezer
 
 import (
-	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cgfreezer/freezer/internal/kernfs"
 	"github.com/cgfreezer/freezer/internal/proc"
 )
 
@@ -21,8 +17,17 @@ type Blocker struct {
 	State       string `json:"state"`        // the letter of proc(5)
 	WaitChannel string `json:"wait_channel"` // the kernel function it sleeps in; empty when it runs or that is not shown to us
 	Syscall     string `json:"syscall"`      // the number of the system call it is in, "running", or empty when not shown to us
-	Reason      string `json:"reason"`       // what it does, in words that follow its name
-	Release     string `json:"release"`      // what would let it freeze
+	Cause
+}
+
+// A Cause says why a task is not frozen.
+type Cause struct {
+	Reason  string `json:"reason"`            // what it does, in words that follow its name
+	Release string `json:"release"`           // what would let it freeze
+	File    string `json:"file,omitempty"`    // that it waits for
+	Mount   string `json:"mount,omitempty"`   // the mount point of the file system that it waits for
+	Source  string `json:"source,omitempty"`  // of that mount: a device, a server's export
+	Process int    `json:"process,omitempty"` // that it waits for: the server of a FUSE mount, the child of a vfork, a debugger
 }
 
 // maxBlockers bounds what one report costs and says.
@@ -62,7 +67,13 @@ func (g *Group) blockers(blocks func(*taskInfo) bool) ([]Blocker, error) {
 			if len(out) == maxBlockers {
 				return out, nil
 			}
-			out = append(out, t.blocker(sub.name))
+			b := t.blocker(sub.name)
+			if h, ok := g.backend.hierarchy.(keptHierarchy); ok {
+				if reason, release := h.WhyLate(tid); reason != "" {
+					b.Reason, b.Release = reason, release
+				}
+			}
+			out = append(out, b)
 		}
 	}
 	return out, nil
@@ -70,7 +81,9 @@ func (g *Group) blockers(blocks func(*taskInfo) bool) ([]Blocker, error) {
 
 type taskInfo struct {
 	proc.Stat
-	wchan string
+	wchan   string
+	syscall string   // number, "running", or empty
+	args    []uint64 // of the system call
 }
 
 func readTask(tid int) (*taskInfo, bool) {
@@ -78,79 +91,19 @@ func readTask(tid int) (*taskInfo, bool) {
 	if err != nil {
 		return nil, false
 	}
-	text, _ := kernfs.ReadFile(proc.Path(tid, "wchan"))
-	t := &taskInfo{s, string(text)}
-	if t.wchan == "0" {
-		t.wchan = ""
-	}
-	return t, true
+	return &taskInfo{Stat: s, wchan: proc.WaitChannel(tid)}, true
 }
 
 // blocks says whether the task is not frozen.
-func (g *Group) blocks(t *taskInfo) bool {
-	switch t.State {
-	case 'Z', 'X', 'T', 't': // the dead count as frozen, and so do the stopped
-		return false
-	}
-	if g.backend.name == Cgroup2 {
-		// The freezer's trap is in get_signal; a parent in vfork counts as frozen.
-		return t.wchan != "get_signal" && t.wchan != "do_freezer_trap" && t.wchan != "kernel_clone"
-	}
-	// cgroup1 stops a task in its refrigerator, or leaves it where it sleeps
-	// when that is one of the sleeps that know of freezing. Both show as D.
-	return t.State != 'D' || t.wchan != "__refrigerator" && !slices.Contains(freezableSleeps, t.wchan)
-}
-
-// freezableSleeps are the kernel functions that sleep with TASK_FREEZABLE.
-var freezableSleeps = []string{
-	"hrtimer_nanosleep", "do_nanosleep", "futex_do_wait", "futex_wait_queue", "futex_wait_multiple",
-	"do_epoll_wait", "ep_poll", "poll_schedule_timeout", "do_sys_poll", "do_poll", "do_select", "core_sys_select",
-	"do_sigtimedwait", "unix_stream_read_generic", "unix_stream_data_wait", "kernel_clone", "rpc_wait_bit_killable",
-}
+func (g *Group) blocks(t *taskInfo) bool { return !g.backend.FrozenTask(t.Stat, t.wchan) }
 
 func (t *taskInfo) blocker(group string) Blocker {
 	b := Blocker{
 		TID: t.ID, PID: proc.Process(t.ID), Group: group, Command: t.Command,
 		State: string(t.State), WaitChannel: t.wchan,
 	}
-	if text, err := kernfs.ReadFile(proc.Path(t.ID, "syscall")); err == nil {
-		b.Syscall, _, _ = strings.Cut(strings.TrimSpace(string(text)), " ")
-	}
-	b.Reason, b.Release = explain(t)
+	t.readSyscall()
+	b.Syscall = t.syscall
+	b.Cause = explain(t)
 	return b
-}
-
-// waits are the places in the kernel in which a task cannot be frozen, by the
-// beginning of the wait channel's name.
-var waits = []struct{ wchan, reason, release string }{
-	{"request_wait_answer", "waits for a FUSE server that does not answer", "let that server go on, or end it, or abort its connection (echo 1 > /sys/fs/fuse/connections/N/abort)"},
-	{"fuse_", "waits for a FUSE server", "let that server go on, or end it"},
-	{"rpc_", "waits for an NFS server", "bring the server back, or unmount with umount -f"},
-	{"nfs", "waits for an NFS server", "bring the server back, or unmount with umount -f"},
-	{"percpu_rwsem_wait", "writes to a file system that is frozen", "thaw the file system (fsfreeze --unfreeze)"},
-	{"io_schedule", "waits for a block device", "wait for the device; dmesg tells when it is stuck"},
-	{"folio_wait", "waits for a page to be read or written", "wait for the device or server behind it; dmesg tells when it is stuck"},
-	{"kernel_clone", "waits in vfork for its child to exec or exit", "let the child run: it may be in a group that is frozen"},
-	{"synchronize_rcu", "waits inside the kernel", "it goes on by itself"},
-}
-
-// explain says in words what a task that is not frozen does, and what would
-// let it freeze.
-func explain(t *taskInfo) (reason, release string) {
-	for _, w := range waits {
-		if t.wchan != "" && strings.HasPrefix(t.wchan, w.wchan) {
-			return w.reason, w.release
-		}
-	}
-	switch t.State {
-	case 'R':
-		return "is still running", "it freezes when it next leaves the kernel; freeze again"
-	case 'D':
-		where := ""
-		if t.wchan != "" {
-			where = " (" + t.wchan + ")"
-		}
-		return "waits inside the kernel and cannot be interrupted" + where, "whatever it waits for; dmesg and /proc/" + strconv.Itoa(t.ID) + "/stack tell more"
-	}
-	return fmt.Sprintf("has just arrived or is about to freeze (state %c)", t.State), "nothing: it freezes in a moment"
 }

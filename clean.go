@@ -3,14 +3,19 @@ package freezer
 import (
 	"errors"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// warm sees to it that cgroup1 freezes fast. It is an optimization: where the
-// caller may not make groups in the tree's root, freezing works without.
-func (f *Freezer) warm() {
-	if f.backend.warm == nil || f.rootErr != nil {
+// coldFreeze is longer than a freeze takes on a host where cgroup1 is warm.
+const coldFreeze = 2 * time.Millisecond
+
+// warm sees to it that cgroup1 freezes fast, once, and again when a freeze took
+// long to ask for. It is an optimization: where the caller may not make groups in
+// the tree's root, freezing works without.
+func (f *Freezer) warm(took time.Duration) {
+	if f.backend.warm == nil || f.rootErr != nil || f.warmed.Swap(true) && took < coldFreeze {
 		return
 	}
 	if dir := f.warmDir(); unix.Access(dir, unix.F_OK) != nil {
@@ -27,14 +32,13 @@ func (f *Freezer) Clean() error {
 		return nil
 	}
 	root := f.handle("/", f.root, f.backend)
-	root.removeGrave()
+	root.removeGraves()
 	err := rmdir(f.warmDir())
-	groups, listErr := root.childDirs()
-	if listErr != nil || len(groups) > 0 {
-		return opError("clean", "/", err)
-	}
-	if pids, procErr := f.backend.Procs(f.root); procErr == nil && len(pids) == 0 {
-		err = errors.Join(err, rmdir(f.root))
+	if root.emptied() {
+		// Somebody may make a group there at this moment: then the root stays.
+		if rootErr := root.rmdir(); rootErr != unix.EBUSY && rootErr != unix.ENOENT {
+			err = errors.Join(err, rootErr)
+		}
 	}
 	return opError("clean", "/", err)
 }

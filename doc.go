@@ -1,6 +1,7 @@
 // Package freezer freezes and thaws groups of Linux tasks without their
 // noticing, with the kernel's cgroup freezer: the unified hierarchy's or
-// cgroup1's, whichever the host has.
+// cgroup1's, whichever the host has; and by ptrace where the caller can write
+// neither.
 //
 //	f, err := freezer.Open()
 //	g, err := f.Create("sim")
@@ -18,7 +19,13 @@
 // may be called concurrently, by any number of processes.
 //
 // The package has no face: commands, file system and servers are elsewhere. It
-// does not limit resources, and starts no programs.
+// does not limit resources.
+//
+// On the backend Ptrace the kernel keeps nothing: groups are directories in the
+// user's runtime directory, and a process of this package's holds the frozen
+// tasks. It is this very program, started once more; when it is lost its groups
+// thaw, and no task comes to harm. Which processes belong to a group is known
+// less well there: see Freezer.Mark.
 //
 // # Caveats
 //

@@ -9,20 +9,22 @@ import (
 )
 
 // A kind is a sentinel error that also matches, by errors.Is, the errno that a
-// file interface returns for it.
+// file interface returns for it, and what that matches (fs.ErrNotExist …).
 type kind struct {
 	text  string
 	errno syscall.Errno
 }
 
 func (k *kind) Error() string        { return k.text }
-func (k *kind) Is(target error) bool { return target == k.errno }
+func (k *kind) Is(target error) bool { return target == k.errno || k.errno.Is(target) }
 
 // The kinds of error that this package returns, to be tested with errors.Is.
 // Each also matches its errno: errors.Is(err, syscall.EBUSY).
 var (
 	ErrFreezing    error = &kind{"freezing is incomplete", syscall.EBUSY}             // a FreezingError says which tasks
 	ErrThawed      error = &kind{"somebody thawed it meanwhile", syscall.ECANCELED}   // while Freeze waited
+	ErrHeld        error = &kind{"others hold it", syscall.EBUSY}                     // Thaw; a HeldError says who
+	ErrNoHold      error = &kind{"no such hold", syscall.ENODATA}                     // Thaw, for an owner
 	ErrNotEmpty    error = &kind{"the group has tasks or children", syscall.EBUSY}    // Remove
 	ErrNotExist    error = &kind{"no such group", syscall.ENOENT}                     // or it vanished meanwhile
 	ErrExist       error = &kind{"the group exists already", syscall.EEXIST}          // Create
@@ -99,11 +101,15 @@ func Errno(err error) syscall.Errno {
 		return 0
 	}
 	var k *kind
+	var own *errnoError
 	var freezing *FreezingError
+	var held *HeldError
 	var errno syscall.Errno
 	switch {
-	case errors.As(err, &freezing):
+	case errors.As(err, &freezing), errors.As(err, &held):
 		return syscall.EBUSY
+	case errors.As(err, &own):
+		return own.errno
 	case errors.As(err, &k):
 		return k.errno
 	case errors.As(err, &errno):
@@ -112,25 +118,39 @@ func Errno(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// opError wraps err, nil for nil. The errnos that the kernel gives for a
-// group that is not there become ErrNotExist, and so on.
+// opError wraps err, nil for nil. An errno of the kernel's that no one has
+// explained yet becomes the kind that it means here.
 func opError(op, group string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if inner, ok := err.(*OpError); ok && inner.Group == group {
+		err = inner.Err // of a smaller operation that this one consists of
+	}
+	var k *kind
 	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		for _, known := range []error{ErrNotExist, ErrExist, ErrNoTask, ErrPermission, ErrUnsupported} {
-			if errors.Is(known, errno) || known == ErrPermission && errno == syscall.EACCES {
-				err = &errnoError{known, errno}
-				break
-			}
-		}
-		if errno == syscall.ENODEV { // a control file of a removed group
-			err = ErrNotExist
-		}
+	if !errors.As(err, &k) && errors.As(err, &errno) {
+		err = kindOf(errno, err)
 	}
 	return &OpError{op, group, err}
+}
+
+// kindOf returns the kind that an errno means, err where it means none.
+func kindOf(errno syscall.Errno, err error) error {
+	switch errno {
+	case syscall.ENODEV: // a control file of a removed group
+		return ErrNotExist
+	case syscall.EACCES:
+		return &errnoError{ErrPermission, errno}
+	case syscall.EMFILE:
+		return fmt.Errorf("%w: raise the limit of open files (ulimit -n)", errno)
+	}
+	for _, known := range []error{ErrNotExist, ErrExist, ErrNoTask, ErrPermission, ErrUnsupported} {
+		if errors.Is(known, errno) {
+			return known
+		}
+	}
+	return err
 }
 
 // errnoError is a kind that the kernel reported with an errno of its own

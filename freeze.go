@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +13,17 @@ import (
 const DefaultTimeout = 5 * time.Second
 
 type freezeOptions struct {
-	force   bool
-	putBack bool
-	grace   bool
+	force    bool
+	putBack  bool
+	recant   bool   // puts back, but only what was canceled
+	brief    bool   // no blockers in the error
+	asked    func() // called before the waiting
+	owner    string // of the hold
+	record   holdRecord
+	recorded bool           // even if it is the default hold
+	calls    byte           // how to thaw invisibly, 0 for not
+	start    time.Time      // of the asking
+	skew     *time.Duration // is set
 }
 
 // A FreezeOption changes how Freeze goes about it.
@@ -26,9 +33,28 @@ type FreezeOption func(*freezeOptions)
 // were, instead of leaving them FREEZING.
 func ThawOnTimeout() FreezeOption { return func(o *freezeOptions) { o.putBack = true } }
 
+// ThawOnCancel puts groups back as they were when the context is canceled before
+// they are frozen. That it reached its deadline is another matter: see
+// ThawOnTimeout.
+func ThawOnCancel() FreezeOption { return func(o *freezeOptions) { o.recant = true } }
+
+// Asked has f called when all is asked for and the waiting begins: from then on
+// the groups are FREEZING, whatever becomes of this call.
+func Asked(f func()) FreezeOption { return func(o *freezeOptions) { o.asked = f } }
+
+// WithoutBlockers leaves the blockers out of the error. To find them takes some
+// ten microseconds for each task after the deadline.
+func WithoutBlockers() FreezeOption { return func(o *freezeOptions) { o.brief = true } }
+
+// Skew has *d set to the time within which all tasks of the groups stopped: from
+// the first request until the last group was seen FROZEN, which is an upper bound.
+// It is set when Freeze succeeds.
+func Skew(d *time.Duration) FreezeOption { return func(o *freezeOptions) { o.skew = d } }
+
 // Force freezes also what is refused with ErrSelf otherwise: a group that holds
 // the caller, one of its ancestors, or the server of a file system that it uses.
-// PID 1 and servers of this project are refused all the same.
+// PID 1 and servers of this project are refused all the same. A caller that so
+// freezes itself is told, when it runs again, that somebody thawed it (ErrThawed).
 func Force() FreezeOption { return func(o *freezeOptions) { o.force = true } }
 
 // Freeze freezes the group and waits until each task in it and below it is
@@ -43,13 +69,6 @@ func (g *Group) Freeze(ctx context.Context, opts ...FreezeOption) error {
 	return Gang{g}.Freeze(ctx, opts...)
 }
 
-// Thaw lets the group run, and returns when that was asked for, which takes
-// effect at once. Its tasks stay frozen while an ancestor is freezing; States
-// tells.
-func (g *Group) Thaw() error {
-	return opError("thaw", g.name, g.cg.SetFreezing(false))
-}
-
 // A Gang is several groups that are frozen as one.
 type Gang []*Group
 
@@ -58,167 +77,197 @@ type Gang []*Group
 // back; only a gang of one stays FREEZING at the deadline. The error then names
 // the group that failed first. See Group.Freeze for the rest.
 func (gang Gang) Freeze(ctx context.Context, opts ...FreezeOption) error {
-	var o freezeOptions
+	o := freezeOptions{owner: DefaultOwner, putBack: len(gang) > 1}
 	for _, opt := range opts {
 		opt(&o)
 	}
-	o.putBack = o.putBack || len(gang) > 1
-	if _, ok := ctx.Deadline(); !ok {
-		bounded, cancel := context.WithTimeout(ctx, DefaultTimeout)
-		defer cancel()
-		ctx = bounded
-	}
-	asked, err := gang.ask(&o)
+	held, err := gang.hold(&o)
 	if err == nil {
+		if o.asked != nil {
+			o.asked()
+		}
 		err = gang.wait(ctx, &o)
 	}
-	if err != nil && o.putBack {
-		for _, g := range asked {
-			_ = g.cg.SetFreezing(false)
+	if err == nil && o.skew != nil {
+		*o.skew = time.Since(o.start)
+	}
+	if err != nil && o.putsBack(ctx) {
+		for _, g := range held {
+			_ = g.Thaw(HeldBy(o.owner)) // its best
 		}
 	}
 	return err
 }
 
-// ask writes FROZEN everywhere, after it made sure of all that can fail before.
-// It returns the groups that were thawed until then.
-func (gang Gang) ask(o *freezeOptions) (asked []*Group, err error) {
+// putsBack says whether a failed Freeze undoes what it did.
+func (o *freezeOptions) putsBack(ctx context.Context) bool {
+	return o.putBack || o.recant && errors.Is(ctx.Err(), context.Canceled)
+}
+
+// hold asks everywhere, after it made sure of all that can fail before. It
+// returns the groups that got a hold which they did not have, if they may have
+// to be put back.
+func (gang Gang) hold(o *freezeOptions) (held []*Group, err error) {
+	if err := o.checkHold(); err != nil {
+		return nil, opError("freeze", "", err)
+	}
 	for _, g := range gang {
-		if err := g.mayFreeze(o.force); err != nil {
+		if err := g.mayFreeze(o.force, len(gang) == 1); err != nil {
 			return nil, opError("freeze", g.name, err)
 		}
-		if err := g.prepare(); err != nil {
+		if err := g.fresh(g.prepare); err != nil {
 			return nil, opError("freeze", g.name, err)
+		}
+		if o.record.lease() {
+			if err := g.registerLease(); err != nil {
+				return nil, opError("freeze", g.name, err)
+			}
+		}
+		if err := g.rememberCalls(o.calls); err != nil {
+			return nil, opError("freeze", g.name, err)
+		}
+	}
+	o.start = time.Now()
+	for _, g := range gang {
+		var added bool
+		err := g.fresh(func() (err error) {
+			added, err = g.ask(o)
+			return err
+		})
+		if added && (o.putBack || o.recant) {
+			held = append(held, g)
+		}
+		if err == nil && o.record.lease() {
+			err = g.registerLease() // once more: the keeper looks now
+		}
+		if err != nil {
+			return held, opError("freeze", g.name, err)
 		}
 	}
 	if len(gang) > 0 {
-		gang[0].f.warm()
+		gang[0].f.warm(time.Since(o.start))
 	}
-	for _, g := range gang {
-		if o.putBack {
-			was, err := g.cg.Freezing()
-			if err != nil {
-				return asked, opError("freeze", g.name, err)
-			}
-			if !was {
-				asked = append(asked, g)
-			}
-		}
-		if err := g.cg.SetFreezing(true); err != nil {
-			return asked, opError("freeze", g.name, err)
-		}
-	}
-	return asked, nil
+	return held, nil
 }
 
 func (g *Group) prepare() error {
 	err := g.cg.Prepare()
-	switch {
-	case err == unix.EMFILE:
-		return fmt.Errorf("%w: raise the limit of open files (ulimit -n)", err)
-	case err == unix.ENOENT && g.dir == g.backend.mount:
+	if err == unix.ENOENT && g.dir == g.backend.mount {
 		return fmt.Errorf("%w: the top of the hierarchy cannot be frozen", ErrUnsupported)
 	}
 	return err
 }
 
-// Times of the waiting. A freeze of sleeping tasks takes 0.05 ms, of busy ones
-// up to 4 ms; a wake-up by the kernel's event comes 10 ms late. So the state is
-// read at once and between yields; then at growing intervals, because reading
-// without a pause keeps busy members from running into the freezer; and only
-// then the thread sleeps until there is an event.
+// Times of the waiting. Sleeping tasks freeze in 0.01 to 0.05 ms, busy ones as
+// soon as they get a processor. So the state is read at once, and then between
+// yields: reading without a pause keeps busy members from running into the
+// freezer (4 to 20 ms instead of 0.03). When a yield was long, a stranger ran and
+// not a member: no more of them. From then on the thread sleeps until the kernel
+// reports a change, which it does once in 10 ms at most, or for a time that grows
+// with the time already waited.
 const (
-	looks     = 24
+	yielding  = 200 * time.Microsecond
+	longYield = 500 * time.Microsecond
 	firstNap  = 20 * time.Microsecond
-	longNap   = time.Millisecond // also the beat on which Renew helps best
-	nappedOut = 3 * time.Millisecond
-	eventWait = 10 * time.Millisecond
+	beat      = time.Millisecond // on which Renew helps best
+	longNap   = 50 * time.Millisecond
 )
 
+// wait returns when all groups are FROZEN. It looks at one after the other: the
+// gang is not frozen before each of them is.
 func (gang Gang) wait(ctx context.Context, o *freezeOptions) error {
-	pending := slices.Clone(gang)
-	for range looks {
-		if err := pending.drop(); err != nil || len(pending) == 0 {
-			return err
-		}
-		yield()
+	p := patience{ctx: ctx, start: o.start, deadline: o.start.Add(DefaultTimeout)}
+	if deadline, ok := ctx.Deadline(); ok {
+		p.deadline = deadline
 	}
-	nap := firstNap
-	for start := time.Now(); ; {
-		if err := pending.drop(); err != nil || len(pending) == 0 {
+	for _, g := range gang {
+		err := p.wait(g)
+		if cause := p.over; cause != nil {
+			blockers, _ := g.Blockers()
+			err = &FreezingError{Blockers: blockers, Thawed: o.putsBack(ctx), Cause: cause}
+		}
+		if err != nil {
+			return opError("freeze", g.name, err)
+		}
+	}
+	return nil
+}
+
+// patience is what is left of it while a gang freezes.
+type patience struct {
+	ctx             context.Context
+	start, deadline time.Time
+	crowded         bool  // others want this processor
+	over            error // why waiting ended
+}
+
+// wait returns nil when the group is FROZEN, or patience is over.
+func (p *patience) wait(g *Group) error {
+	for nap, renewed := firstNap, p.start; ; {
+		frozen, err := g.cg.Frozen()
+		if err != nil || frozen {
 			return err
 		}
-		if ctx.Err() != nil {
-			return pending.late(ctx, o)
+		now := time.Now()
+		if !p.crowded && now.Sub(p.start) < yielding {
+			yield()
+			p.crowded = time.Since(now) > longYield
+			continue
 		}
-		if time.Since(start) > nappedOut {
-			if err := pending.renew(); err != nil {
+		if over := p.ended(now); over != nil {
+			if err := g.asked(); err != nil {
 				return err
 			}
-			if pending.awaitEvent(ctx) {
-				continue
+			p.over = over
+			return nil
+		}
+		if now.Sub(renewed) >= beat {
+			if err := g.renew(); err != nil {
+				return err
 			}
+			renewed = now
 		}
-		sleep(nap)
-		nap = min(2*nap, longNap)
+		g.nap(min(nap, p.deadline.Sub(now)))
+		nap = min(2*nap, beat+now.Sub(p.start)/64, longNap)
 	}
 }
 
-// drop takes the groups that are FROZEN out.
-func (pending *Gang) drop() error {
-	left := (*pending)[:0]
-	for _, g := range *pending {
-		frozen, err := g.cg.Frozen()
-		if err != nil {
-			return opError("freeze", g.name, err)
-		}
-		if !frozen {
-			left = append(left, g)
-		}
+func (p *patience) ended(now time.Time) error {
+	if err := p.ctx.Err(); err != nil || now.Before(p.deadline) {
+		return err
 	}
-	*pending = left
-	return nil
+	return context.DeadlineExceeded
 }
 
-// renew asks again, unless somebody thawed the group meanwhile: nobody's thaw
-// is undone.
-func (pending Gang) renew() error {
-	for _, g := range pending {
-		on, err := g.cg.Freezing()
-		if err == nil && !on {
-			err = ErrThawed
-		}
-		if err == nil {
-			err = g.cg.Renew()
-		}
-		if err != nil {
-			return opError("freeze", g.name, err)
-		}
+// asked is ErrThawed when somebody thawed the group meanwhile.
+func (g *Group) asked() error {
+	on, err := g.cg.Freezing()
+	if err == nil && !on {
+		err = ErrThawed
 	}
-	return nil
+	return err
 }
 
-// awaitEvent sleeps until the kernel reports a change of the first group, which
-// has to freeze before the gang is frozen anyway. It is false where there are
-// no events. Not each exit of a blocker raises one, so the wait is short.
-func (pending Gang) awaitEvent(ctx context.Context) bool {
-	wait := eventWait
-	if d, ok := ctx.Deadline(); ok {
-		wait = max(min(wait, time.Until(d)), 0)
+// renew asks again, unless somebody thawed the group meanwhile: a thaw is not
+// undone, but for one in the microseconds between the two.
+func (g *Group) renew() error {
+	if err := g.asked(); err != nil {
+		return err
 	}
-	timeout := unix.NsecToTimespec(int64(wait))
-	err := pending[0].cg.Event(func(fd int) error {
+	return g.cg.Renew()
+}
+
+// nap sleeps for d, less when the kernel reports meanwhile that the state may
+// have changed. Not each exit of a blocker is reported.
+func (g *Group) nap(d time.Duration) {
+	err := g.cg.Event(func(fd int) error {
+		timeout := unix.NsecToTimespec(int64(d))
 		_, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, &timeout, nil)
 		return err
 	})
-	return err == nil || errors.Is(err, unix.EINTR)
-}
-
-// late makes the error for a gang whose time is up.
-func (pending Gang) late(ctx context.Context, o *freezeOptions) error {
-	g := pending[0]
-	blockers, _ := g.Blockers()
-	return &OpError{"freeze", g.name, &FreezingError{Blockers: blockers, Thawed: o.putBack, Cause: ctx.Err()}}
+	if err != nil && err != unix.EINTR {
+		sleep(d)
+	}
 }
 
 // sleep naps in the kernel: the runtime's timers add tens of microseconds.
@@ -230,11 +279,12 @@ func sleep(d time.Duration) {
 // yield lets another task of this processor run.
 func yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
-// Thaw thaws all groups. Each is tried; the error is the first one.
-func (gang Gang) Thaw() error {
+// Thaw thaws all groups; see Group.Thaw. Each is tried; the error is the first
+// one.
+func (gang Gang) Thaw(opts ...ThawOption) error {
 	var first error
 	for _, g := range gang {
-		if err := g.Thaw(); err != nil && first == nil {
+		if err := g.Thaw(opts...); err != nil && first == nil {
 			first = err
 		}
 	}

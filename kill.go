@@ -2,10 +2,8 @@ package freezer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,9 +13,9 @@ import (
 // where an ancestor is frozen, and returns when they are gone. The groups
 // themselves stay, in the states they had.
 //
-// Tasks that cannot die (in an uninterruptible wait) make it return, at the end
-// of ctx (or of DefaultTimeout), an error that matches ErrNotEmpty. A group that
-// holds the caller is refused with ErrSelf.
+// Tasks that cannot die (in an uninterruptible wait) stay where they are, and
+// make it return, at the end of ctx (or of DefaultTimeout), an error that matches
+// ErrNotEmpty. A group that holds the caller is refused with ErrSelf.
 func (g *Group) Kill(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		bounded, cancel := context.WithTimeout(ctx, DefaultTimeout)
@@ -31,27 +29,31 @@ func (g *Group) Kill(ctx context.Context) error {
 }
 
 func (g *Group) kill(ctx context.Context) error {
-	defer g.removeGrave()
 	once := g.backend.Kill(g.dir)
 	if once != nil && once != unix.EOPNOTSUPP {
 		return once
 	}
+	dead := grave{g: g}
+	defer dead.close()
 	for nap := 100 * time.Microsecond; ; nap = min(2*nap, 10*time.Millisecond) {
 		all, err := g.Walk()
 		if err != nil {
 			return err
 		}
-		alive := 0
+		alive := dead.alive()
 		for _, sub := range all {
 			pids, err := g.backend.Procs(sub.dir)
-			if err != nil && err != unix.ENOENT {
+			if err == unix.ENOENT && sub != g {
+				continue
+			}
+			if err != nil {
 				return err
 			}
 			alive += len(pids)
 			if once == nil {
 				continue
 			}
-			if err := sub.killEach(pids); err != nil {
+			if err := sub.killEach(pids, &dead); err != nil {
 				return err
 			}
 		}
@@ -59,19 +61,21 @@ func (g *Group) kill(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil {
+			dead.close() // the task that does not die is to be found where it was
 			return fmt.Errorf("%w: %d processes do not die: %s", ErrNotEmpty, alive, g.whyAlive())
 		}
 		sleep(nap)
 	}
 }
 
-// killEach signals processes one by one. On cgroup1 a frozen task dies only
-// when it is thawed, and below a frozen ancestor it cannot be: so tasks with
-// SIGKILL pending are moved to a thawed group of our own, where they die before
-// they run a single instruction. The caller repeats it until nobody is left, so
-// that forks are caught.
-func (g *Group) killEach(pids []int) error {
+// killEach signals processes one by one, and buries those that could not die
+// where they are. The caller repeats it until nobody is left, so that forks are
+// caught.
+func (g *Group) killEach(pids []int, dead *grave) error {
 	for _, pid := range pids {
+		if pid == os.Getpid() { // a thread of the caller
+			return fmt.Errorf("%w: the caller itself is in it", ErrSelf)
+		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 			return fmt.Errorf("%w: process %d: %w", ErrPermission, pid, err)
 		}
@@ -79,62 +83,10 @@ func (g *Group) killEach(pids []int) error {
 	if g.backend.FrozenDie() || len(pids) == 0 {
 		return nil
 	}
-	if frozen, err := g.cg.Frozen(); err == nil && !frozen {
-		if parent, err := g.cg.ParentFreezing(); err == nil && !parent {
-			if self, err := g.cg.Freezing(); err == nil && !self {
-				return nil
-			}
-		}
+	if state, err := g.State(); err != nil || state == Thawed {
+		return nil // whatever is wrong, the caller will meet it again
 	}
-	grave, err := g.grave()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if err := g.backend.MoveProcess(grave, pid); err != nil && err != unix.ESRCH {
-			return err
-		}
-	}
-	return nil
-}
-
-// graves are the places for the group in which the dead of cgroup1 are buried:
-// in the tree, or, when that or an ancestor is frozen, further up.
-func (g *Group) graves() []string {
-	const name = hiddenPrefix + "grave"
-	var dirs []string
-	if g.f.root != "" && g.backend == g.f.backend {
-		dirs = append(dirs, filepath.Join(g.f.root, name))
-	}
-	return append(dirs, filepath.Join(g.backend.mount, name))
-}
-
-func (g *Group) removeGrave() {
-	if g.backend.FrozenDie() {
-		return
-	}
-	for _, grave := range g.graves() {
-		_ = unix.Rmdir(grave)
-	}
-}
-
-func (g *Group) grave() (string, error) {
-	var last error
-	for _, grave := range g.graves() {
-		if err := unix.Mkdir(grave, 0o755); err != nil && err != unix.EEXIST {
-			last = err
-			continue
-		}
-		cg := g.backend.open(grave)
-		frozen, err := cg.ParentFreezing()
-		cg.Close()
-		if err == nil && !frozen {
-			return grave, nil
-		}
-		_ = unix.Rmdir(grave)
-		last = errors.Join(err, fmt.Errorf("%w: the group above %s is frozen", ErrUnsupported, grave))
-	}
-	return "", last
+	return dead.bury(g.dir, pids)
 }
 
 // whyAlive describes the first task that SIGKILL does not end.

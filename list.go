@@ -57,3 +57,30 @@ func (f *Freezer) List() ([]Info, error) {
 	}
 	return list, nil
 }
+
+// Members describes the processes of the group and of its descendants, group by
+// group in the order of Walk, by PID in each. Those that end meanwhile are left
+// out.
+func (g *Group) Members() ([]Process, error) {
+	groups, err := g.Walk()
+	if err != nil {
+		return nil, err
+	}
+	var list []Process
+	for _, sub := range groups {
+		pids, err := sub.Processes()
+		if errors.Is(err, ErrNotExist) && sub != g {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			if p, ok := Describe(pid); ok {
+				p.Group = sub.name
+				list = append(list, p)
+			}
+		}
+	}
+	return list, nil
+}

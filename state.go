@@ -71,36 +71,47 @@ func freezing(on bool) State {
 
 // State returns the group's effective state. It only reads, and may be called
 // by anybody who may read the group's files.
-func (g *Group) State() (State, error) {
-	frozen, err := g.cg.Frozen()
-	if err != nil {
-		return 0, opError("state", g.name, err)
-	}
-	if frozen {
-		return Frozen, nil
-	}
-	self, err := g.cg.Freezing()
-	if err == nil && !self {
-		self, err = g.cg.ParentFreezing()
-	}
-	return freezing(self), opError("state", g.name, err)
+func (g *Group) State() (s State, err error) {
+	err = g.fresh(func() error {
+		frozen, err := g.cg.Frozen()
+		if s = Frozen; err != nil || frozen {
+			return err
+		}
+		on, err := g.cg.Freezing()
+		if err == nil && !on {
+			on, err = g.cg.ParentFreezing()
+		}
+		s = freezing(on)
+		return err
+	})
+	return s, opError("state", g.name, err)
 }
 
 // States returns self, parent and effective state. The three are read one
 // after the other, not at one moment.
-func (g *Group) States() (States, error) {
-	frozen, err := g.cg.Frozen()
-	if err != nil {
-		return States{}, opError("state", g.name, err)
-	}
-	self, err := g.cg.Freezing()
-	if err != nil {
-		return States{}, opError("state", g.name, err)
-	}
-	parent, err := g.cg.ParentFreezing()
-	s := States{freezing(self), freezing(parent), freezing(self || parent)}
-	if frozen && s.Effective == Freezing {
-		s.Effective = Frozen
-	}
+func (g *Group) States() (s States, err error) {
+	err = g.fresh(func() error {
+		frozen, err := g.cg.Frozen()
+		if err != nil {
+			return err
+		}
+		self, err := g.cg.Freezing()
+		if err != nil {
+			return err
+		}
+		parent, err := g.cg.ParentFreezing()
+		if frozen && !self && !parent {
+			// It was thawed just now, or an ancestor is frozen that cannot be seen here.
+			if frozen, err = g.cg.Frozen(); err != nil {
+				return err
+			}
+			parent = frozen
+		}
+		s = States{freezing(self), freezing(parent), freezing(self || parent)}
+		if frozen && s.Effective == Freezing {
+			s.Effective = Frozen
+		}
+		return err
+	})
 	return s, opError("state", g.name, err)
 }

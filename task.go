@@ -3,7 +3,6 @@ package freezer
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,15 +16,20 @@ import (
 // Processes lists the PIDs of the processes in the group, without its
 // descendants, in ascending order.
 func (g *Group) Processes() ([]int, error) {
-	ids, err := g.backend.Procs(g.dir)
-	slices.Sort(ids)
-	return ids, opError("list", g.name, err)
+	return g.list(g.cg.Processes)
 }
 
 // Tasks lists the TIDs of the tasks in the group, without its descendants, in
 // ascending order.
 func (g *Group) Tasks() ([]int, error) {
-	ids, err := g.backend.Threads(g.dir)
+	return g.list(g.cg.Tasks)
+}
+
+func (g *Group) list(read func() ([]int, error)) (ids []int, err error) {
+	err = g.fresh(func() (err error) {
+		ids, err = read()
+		return err
+	})
 	slices.Sort(ids)
 	return ids, opError("list", g.name, err)
 }
@@ -35,7 +39,9 @@ func (g *Group) Tasks() ([]int, error) {
 // What it forks afterwards is in the group, too.
 //
 // The error matches ErrPID when pid can be no process, ErrNoTask when there is
-// none, ErrPermission when the caller may not move it.
+// none, ErrPermission when the caller may not move it, and ErrSelf when the group
+// is freezing and Freeze would refuse to freeze that process. The caller itself
+// may go in: it stops there until the thaw.
 func (g *Group) Add(pid int) error {
 	return opError("add to", g.name, g.add(pid))
 }
@@ -44,8 +50,12 @@ func (g *Group) add(pid int) error {
 	if err := movable(pid); err != nil {
 		return err
 	}
+	if err := g.admits(pid); err != nil {
+		return err
+	}
+	err := g.backend.MoveProcess(g.dir, pid)
 	g.f.guard.forget()
-	return explainMove(pid, g.backend.MoveProcess(g.dir, pid))
+	return explainMove(pid, err)
 }
 
 // movable says, with ErrPID or ErrNoTask, why a task cannot be moved anywhere.
@@ -60,8 +70,11 @@ func movable(id int) error {
 	if err != nil {
 		return err
 	}
-	if s.KernelThread() {
+	switch {
+	case s.KernelThread():
 		return fmt.Errorf("%w: %d (%s) is a kernel thread", ErrPID, id, s.Command)
+	case s.State == 'Z' && s.Threads <= 1: // with more, only its first thread has ended
+		return fmt.Errorf("%w: %d has ended, and its parent has not noticed", ErrNoTask, id)
 	}
 	return nil
 }
@@ -71,6 +84,8 @@ func explainMove(id int, err error) error {
 	switch err {
 	case unix.ESRCH:
 		return fmt.Errorf("%w: %d", ErrNoTask, id)
+	case unix.EBUSY:
+		return fmt.Errorf("%w: the group hands controllers down to its children (cgroup.subtree_control), so only these can have tasks", err)
 	case unix.EACCES, unix.EPERM:
 		return &errnoError{fmt.Errorf("%w: moving %d needs write access to cgroup.procs here and in the group above both places", ErrPermission, id), err.(unix.Errno)}
 	}
@@ -92,7 +107,10 @@ func (g *Group) addTask(tid int) error {
 	if pid == 0 {
 		return fmt.Errorf("%w: %d", ErrNoTask, tid)
 	}
-	g.f.guard.forget()
+	if err := g.admits(pid); err != nil {
+		return err
+	}
+	defer g.f.guard.forget()
 	if !g.backend.Threaded(g.dir) {
 		if n := len(proc.Threads(pid)); n > 1 {
 			return fmt.Errorf("%w: task %d is one of %d threads of process %d, and this tree is not threaded: add the process", ErrUnsupported, tid, n, pid)
@@ -112,24 +130,33 @@ func (g *Group) addTask(tid int) error {
 
 // AddTree moves a process and all its descendants into the group. Processes
 // that are forked meanwhile are caught: a pass over /proc is repeated until it
-// finds nothing new.
+// finds nothing new. One whose parent ended before either was moved is no
+// descendant any more.
 func (g *Group) AddTree(pid int) error {
-	if err := g.add(pid); err != nil {
-		return opError("add to", g.name, err)
+	return opError("add to", g.name, g.addTree(pid, g.add))
+}
+
+func (g *Group) addTree(pid int, add func(pid int) error) error {
+	if err := add(pid); err != nil {
+		return err
 	}
-	moved := map[int]bool{pid: true}
+	s, err := proc.ReadStat(pid)
+	if err != nil {
+		return nil // it has ended, and what it left is somebody else's
+	}
+	moved := map[int]uint64{pid: s.Start} // start times: PIDs are used again
 	for more := true; more; {
 		more = false
-		for _, p := range proc.Descendants(pid) {
-			if moved[p] {
+		for _, s := range proc.Descendants(moved) {
+			if start, ok := moved[s.ID]; ok && start == s.Start {
 				continue
 			}
-			moved[p], more = true, true
-			if dir, err := g.backend.Dir(p); err == nil && dir == g.dir {
+			moved[s.ID], more = s.Start, true
+			if g.Contains(s.ID) {
 				continue
 			}
-			if err := g.add(p); err != nil && !errors.Is(err, ErrNoTask) {
-				return opError("add to", g.name, err)
+			if err := add(s.ID); err != nil && !errors.Is(err, ErrNoTask) {
+				return err
 			}
 		}
 	}
@@ -142,14 +169,23 @@ func (g *Group) Contains(id int) bool {
 	return err == nil && dir == g.dir
 }
 
+// Covers says whether the task is in this group or below it.
+func (g *Group) Covers(id int) bool {
+	dir, err := g.backend.Dir(id)
+	return err == nil && under(g.dir, dir)
+}
+
 // A Process is what a list of a group's processes says of one.
 type Process struct {
+	Group   string `json:"group,omitempty"` // which one of a list's groups it is in
 	PID     int    `json:"pid"`
 	Parent  int    `json:"parent"`
 	User    int    `json:"uid"`
 	Threads int    `json:"threads"`
 	State   string `json:"state"`   // the letter of proc(5)
 	Command string `json:"command"` // the command line, or its name in brackets
+
+	Pending []string `json:"pending,omitempty"` // signals that wait for it
 }
 
 // Describe reads what /proc says of a process; ok is false when it is gone.
@@ -159,11 +195,7 @@ func Describe(pid int) (p Process, ok bool) {
 		return p, false
 	}
 	p = Process{PID: pid, Parent: s.Parent, Threads: s.Threads, State: string(s.State), Command: "[" + s.Command + "]"}
-	if st, err := os.Stat(proc.Path(pid, "")); err == nil {
-		if sys, ok := st.Sys().(interface{ GetUid() uint32 }); ok {
-			p.User = int(sys.GetUid())
-		}
-	}
+	p.Pending = pendingSignals(pid)
 	if uid, _, _ := strings.Cut(proc.Status(pid, "Uid"), "\t"); uid != "" {
 		p.User, _ = strconv.Atoi(uid)
 	}

@@ -22,7 +22,8 @@ import (
 	"github.com/cgfreezer/freezer"
 )
 
-// Backends are the names of the backends that the suite knows.
+// Backends are the names of the kernel's freezers. The third backend, ptrace, is
+// tested in its own room, with the same suite.
 var Backends = []string{freezer.Cgroup2, freezer.Cgroup1}
 
 var trees atomic.Int64
@@ -81,7 +82,9 @@ func RemoveTree(f *freezer.Freezer) error {
 		return err
 	}
 	for _, g := range groups {
-		if err := g.Thaw(); err != nil && !errors.Is(err, freezer.ErrNotExist) {
+		err := g.Thaw(freezer.AllHolds())
+		g.Close() // there may be thousands
+		if err != nil && !errors.Is(err, freezer.ErrNotExist) {
 			return err
 		}
 	}

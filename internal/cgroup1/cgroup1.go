@@ -5,6 +5,7 @@ package cgroup1
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,26 @@ func (*Hierarchy) Kill(string) error { return unix.EOPNOTSUPP }
 // FrozenDie is false: a killed task stays until it is thawed.
 func (*Hierarchy) FrozenDie() bool { return false }
 
+// FrozenTask says whether a task of a freezing group is frozen, from what /proc
+// says of it. The kernel stops it in its refrigerator, or leaves it where it
+// sleeps when that is one of the sleeps that know of freezing. Both show as D.
+func (*Hierarchy) FrozenTask(s proc.Stat, wchan string) bool {
+	switch s.State {
+	case 'Z', 'X', 'T', 't': // the dead count as frozen, and so do the stopped
+		return true
+	case 'D':
+		return wchan == "__refrigerator" || slices.Contains(freezableSleeps, wchan)
+	}
+	return false
+}
+
+// freezableSleeps are the kernel functions that sleep with TASK_FREEZABLE.
+var freezableSleeps = []string{
+	"hrtimer_nanosleep", "do_nanosleep", "futex_do_wait", "futex_wait_queue", "futex_wait_multiple",
+	"do_epoll_wait", "ep_poll", "poll_schedule_timeout", "do_sys_poll", "do_poll", "do_select", "core_sys_select",
+	"do_sigtimedwait", "unix_stream_read_generic", "unix_stream_data_wait", "kernel_clone", "rpc_wait_bit_killable",
+}
+
 // Warm makes an empty frozen group at dir and leaves it there. While any
 // cgroup1 group of the host is FROZEN, freezing takes 0.05 ms instead of 5 to
 // 15 ms, and so does the last thaw: the kernel need not patch its code for the
@@ -66,37 +87,35 @@ func (*Hierarchy) Warm(dir string) error {
 	return kernfs.WriteFile(dir+"/freezer.state", "FROZEN")
 }
 
-// Open names a group's directory; nothing is opened before it is needed.
-func (*Hierarchy) Open(dir string) *Cgroup {
+// Open names the freezer of the group at dir; nothing is opened before it is
+// needed.
+func (*Hierarchy) Open(dir *kernfs.Dir) *Cgroup {
 	return &Cgroup{
-		state: kernfs.New(dir+"/freezer.state", unix.O_RDWR),
-		dir:   dir,
+		dir:    dir,
+		state:  dir.File("freezer.state", unix.O_RDWR),
+		self:   dir.File("freezer.self_freezing", unix.O_RDONLY),
+		parent: dir.File("freezer.parent_freezing", unix.O_RDONLY),
 	}
 }
 
 // A Cgroup is the freezer of one group. Its methods may be called concurrently.
 type Cgroup struct {
-	dir   string
-	state *kernfs.File
+	dir                 *kernfs.Dir
+	state, self, parent *kernfs.File
 }
-
-// Close gives the descriptors back.
-func (c *Cgroup) Close() { c.state.Close() }
 
 // Prepare opens what freezing needs.
 func (c *Cgroup) Prepare() error { return c.state.Open() }
 
 // Freezing reads the group's self state.
-func (c *Cgroup) Freezing() (bool, error) { return isOne(c.dir + "/freezer.self_freezing") }
+func (c *Cgroup) Freezing() (bool, error) { return isOne(c.self) }
 
 // ParentFreezing says whether any ancestor is freezing.
-func (c *Cgroup) ParentFreezing() (bool, error) { return isOne(c.dir + "/freezer.parent_freezing") }
+func (c *Cgroup) ParentFreezing() (bool, error) { return isOne(c.parent) }
 
-func isOne(path string) (bool, error) {
-	text, err := kernfs.ReadFile(path)
-	if err == unix.ENODEV {
-		err = unix.ENOENT
-	}
+func isOne(f *kernfs.File) (bool, error) {
+	var buf [8]byte
+	text, err := f.ReadInto(buf[:])
 	return len(text) > 0 && text[0] == '1', err
 }
 
@@ -113,9 +132,6 @@ func (c *Cgroup) SetFreezing(on bool) error {
 func (c *Cgroup) Frozen() (bool, error) {
 	var buf [16]byte
 	text, err := c.state.ReadInto(buf[:])
-	if err == unix.EACCES { // not ours to write
-		text, err = kernfs.ReadFile(c.state.Path())
-	}
 	return bytes.HasPrefix(text, []byte("FROZEN")), err
 }
 
@@ -126,3 +142,20 @@ func (c *Cgroup) Renew() error { return c.SetFreezing(true) }
 
 // Event is EOPNOTSUPP: reaching FROZEN raises no event on this hierarchy.
 func (c *Cgroup) Event(func(fd int) error) error { return unix.EOPNOTSUPP }
+
+// Locked calls do with a descriptor to flock. Nothing better than the directory
+// itself is there, which anybody may open.
+func (c *Cgroup) Locked(do func(fd int) error) error { return c.dir.Use(do) }
+
+// Processes lists the processes of the group, without its descendants.
+func (c *Cgroup) Processes() ([]int, error) { return c.ids("cgroup.procs") }
+
+// Tasks lists the tasks of the group, without its descendants.
+func (c *Cgroup) Tasks() ([]int, error) { return c.ids("tasks") }
+
+// ids opens the file anew: in one that stays open the kernel shows the same
+// list again, for up to a second or as long as anybody reads it.
+func (c *Cgroup) ids(file string) ([]int, error) {
+	text, err := c.dir.ReadFile(file)
+	return kernfs.ParseIDs(text), err
+}

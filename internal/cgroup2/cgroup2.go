@@ -89,25 +89,32 @@ func (*Hierarchy) Kill(dir string) error {
 // FrozenDie is true: SIGKILL ends a frozen task at once.
 func (*Hierarchy) FrozenDie() bool { return true }
 
-// Open names a group's directory; nothing is opened before it is needed.
-func (h *Hierarchy) Open(dir string) *Cgroup {
-	return &Cgroup{
-		dir: dir, mount: h.Mount,
-		freeze: kernfs.New(dir+"/cgroup.freeze", unix.O_RDWR),
-		events: kernfs.New(dir+"/cgroup.events", unix.O_RDONLY),
+// Open names the freezer of the group at dir; nothing is opened before it is
+// needed.
+func (h *Hierarchy) Open(dir *kernfs.Dir) *Cgroup {
+	c := &Cgroup{
+		files: dir, dir: dir.Path(),
+		freeze:  dir.File("cgroup.freeze", unix.O_RDWR),
+		events:  dir.File("cgroup.events", unix.O_RDONLY),
+		kill:    dir.File("cgroup.kill", unix.O_WRONLY),
+		procs:   dir.File("cgroup.procs", unix.O_RDONLY),
+		threads: dir.File("cgroup.threads", unix.O_RDONLY),
 	}
+	up := "../"
+	for d := filepath.Dir(c.dir); len(d) > len(h.Mount); d = filepath.Dir(d) {
+		c.above = append(c.above, dir.File(up+"cgroup.freeze", unix.O_RDONLY))
+		up += "../"
+	}
+	return c
 }
 
 // A Cgroup is the freezer of one group. Its methods may be called concurrently.
 type Cgroup struct {
-	dir, mount     string
-	freeze, events *kernfs.File
-}
-
-// Close gives the descriptors back.
-func (c *Cgroup) Close() {
-	c.freeze.Close()
-	c.events.Close()
+	files                *kernfs.Dir
+	dir                  string
+	freeze, events, kill *kernfs.File
+	procs, threads       *kernfs.File
+	above                []*kernfs.File // cgroup.freeze of the ancestors, the nearest first
 }
 
 // Prepare opens what freezing needs, so that nothing can fail for want of a
@@ -123,16 +130,14 @@ func (c *Cgroup) Prepare() error {
 func (c *Cgroup) Freezing() (bool, error) {
 	var buf [8]byte
 	text, err := c.freeze.ReadInto(buf[:])
-	if err == unix.EACCES { // not ours to write
-		text, err = kernfs.ReadFile(c.freeze.Path())
-	}
 	return len(text) > 0 && text[0] == '1', err
 }
 
 // ParentFreezing says whether any ancestor that can be seen is freezing.
 func (c *Cgroup) ParentFreezing() (bool, error) {
-	for dir := filepath.Dir(c.dir); len(dir) > len(c.mount); dir = filepath.Dir(dir) {
-		text, err := kernfs.ReadFile(dir + "/cgroup.freeze")
+	for _, f := range c.above {
+		var buf [8]byte
+		text, err := f.ReadInto(buf[:])
 		if err == nil && len(text) > 0 && text[0] == '1' {
 			return true, nil
 		}
@@ -151,17 +156,28 @@ func (c *Cgroup) SetFreezing(on bool) error {
 	return c.freeze.Write("0")
 }
 
-// Frozen says whether each task of the group and its descendants is frozen. An
-// empty group is frozen at once, as soon as it or an ancestor is freezing.
-func (c *Cgroup) Frozen() (bool, error) {
-	var buf [128]byte
-	text, err := c.events.ReadInto(buf[:])
-	return bytes.Contains(text, []byte("frozen 1")), err
-}
-
 // Renew does nothing: this freezer needs no second request.
 func (c *Cgroup) Renew() error { return nil }
 
 // Event calls wait with a descriptor whose POLLPRI tells that Frozen may have
 // changed. The kernel gives at most one notice in 10 ms.
 func (c *Cgroup) Event(wait func(fd int) error) error { return c.events.Use(wait) }
+
+// Locked calls do with a descriptor to flock: cgroup.kill's, which only the
+// owner may open, so that nobody else can hold the lock for ever.
+func (c *Cgroup) Locked(do func(fd int) error) error { return c.kill.Use(do) }
+
+// Processes lists the processes of the group, without its descendants.
+func (c *Cgroup) Processes() ([]int, error) {
+	text, err := c.procs.ReadAll()
+	if err == unix.EOPNOTSUPP { // a threaded group
+		return processes(c.dir)
+	}
+	return kernfs.ParseIDs(text), err
+}
+
+// Tasks lists the tasks of the group, without its descendants.
+func (c *Cgroup) Tasks() ([]int, error) {
+	text, err := c.threads.ReadAll()
+	return kernfs.ParseIDs(text), err
+}

@@ -5,6 +5,7 @@ package hierarchy
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,9 +27,10 @@ type Tree struct {
 // later mount may hide it); one that can be written is preferred. ok is false
 // when there is none.
 func Find(mounts []mountinfo.Mount, magic int64, fits func(mountinfo.Mount) bool, match func(proc.Cgroup) bool) (t Tree, ok bool) {
-	for _, m := range mounts {
+	for i, m := range mounts {
+		hides := func(later mountinfo.Mount) bool { return later.Point == m.Point }
 		var fs unix.Statfs_t
-		if !fits(m) || unix.Statfs(m.Point, &fs) != nil || int64(fs.Type) != magic {
+		if !fits(m) || slices.ContainsFunc(mounts[i+1:], hides) || unix.Statfs(m.Point, &fs) != nil || int64(fs.Type) != magic {
 			continue
 		}
 		if !ok || t.ReadOnly && !m.ReadOnly() {
@@ -47,6 +49,12 @@ func (t Tree) Dir(id int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return t.DirIn(cgroups)
+}
+
+// DirIn is Dir for a task whose /proc/ID/cgroup has been read. Reading it is
+// not cheap: it takes the lock of all cgroups.
+func (t Tree) DirIn(cgroups []proc.Cgroup) (string, error) {
 	for _, c := range cgroups {
 		if t.match(c) {
 			return t.dir(c.Path)

@@ -4,7 +4,11 @@ package mountinfo
 
 import (
 	"bytes"
+	"runtime"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cgfreezer/freezer/internal/kernfs"
 )
@@ -46,6 +50,27 @@ func Self() ([]Mount, error) {
 	return Parse(text), nil
 }
 
+// A Watch tells whether anything was mounted or unmounted. It keeps a descriptor
+// until it is garbage. The zero value is ready for use, by one caller at a time.
+type Watch struct{ file *watched }
+
+type watched struct{ fd int }
+
+// Changed says whether that may have happened since it was last called.
+func (w *Watch) Changed() bool {
+	if w.file == nil {
+		fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			w.file = &watched{fd}
+			runtime.AddCleanup(w.file, func(fd int) { _ = unix.Close(fd) }, fd)
+		}
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(w.file.fd), Events: unix.POLLPRI}} // see proc_pid_mountinfo(5)
+	n, err := unix.Poll(fds, 0)
+	return n != 0 || err != nil
+}
+
 // Parse reads the whole of a mountinfo file. Lines that do not have its form
 // are left out.
 func Parse(text []byte) []Mount {
@@ -64,16 +89,18 @@ func Parse(text []byte) []Mount {
 //
 // in which any number of fields stands before the lone dash.
 func parseLine(line string) (Mount, bool) {
-	left, right, ok := strings.Cut(line, " - ")
-	if !ok {
+	const first = 6 // fields that are always there
+	f := strings.Split(line, " ")
+	if len(f) < first {
 		return Mount{}, false
 	}
-	l, r := strings.Split(left, " "), strings.SplitN(right, " ", 3)
-	if len(l) < 6 || len(r) < 3 {
+	dash := slices.Index(f[first:], "-")
+	if dash < 0 || len(f) < first+dash+4 {
 		return Mount{}, false
 	}
+	r := f[first+dash+1:]
 	return Mount{
-		ID: l[0], Device: l[2], Root: unescape(l[3]), Point: unescape(l[4]), Options: l[5],
+		ID: f[0], Device: f[2], Root: unescape(f[3]), Point: unescape(f[4]), Options: f[5],
 		Type: r[0], Source: unescape(r[1]), Super: r[2],
 	}, true
 }

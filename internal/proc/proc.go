@@ -3,7 +3,6 @@ package proc
 
 import (
 	"bytes"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +30,8 @@ func (s Stat) KernelThread() bool { return s.Flags&flagKernelThread != 0 }
 
 // ReadStat reads the stat of a process or task. The error is ESRCH when there is none.
 func ReadStat(id int) (Stat, error) {
-	text, err := kernfs.ReadFile(Path(id, "stat"))
+	var buf [1024]byte // more than the kernel ever writes
+	text, err := kernfs.ReadOnce(Path(id, "stat"), buf[:])
 	if err != nil {
 		return Stat{}, gone(err)
 	}
@@ -49,17 +49,32 @@ func ParseStat(text []byte) (s Stat, ok bool) {
 	if open < 0 || end < open {
 		return s, false
 	}
-	id, err := strconv.Atoi(strings.TrimSpace(string(text[:open])))
-	f := strings.Fields(string(text[end+1:])) // f[0] is field 3 of proc(5)
-	if err != nil || len(f) < 20 || len(f[0]) != 1 {
+	id, err := strconv.Atoi(string(bytes.TrimSpace(text[:open])))
+	if err != nil {
 		return s, false
 	}
-	s = Stat{ID: id, Command: string(text[open+1 : end]), State: f[0][0]}
-	s.Parent, _ = strconv.Atoi(f[1])
-	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
-	s.Threads, _ = strconv.Atoi(f[17])
-	s.Start, _ = strconv.ParseUint(f[19], 10, 64)
-	return s, true
+	s = Stat{ID: id, Command: string(text[open+1 : end])}
+	field := 3 // of proc(5)
+	for word := range bytes.FieldsSeq(text[end+1:]) {
+		switch field {
+		case 3:
+			if len(word) != 1 {
+				return s, false
+			}
+			s.State = word[0]
+		case 4:
+			s.Parent, _ = strconv.Atoi(string(word))
+		case 9:
+			s.Flags, _ = strconv.ParseUint(string(word), 10, 64)
+		case 20:
+			s.Threads, _ = strconv.Atoi(string(word))
+		case 22:
+			s.Start, _ = strconv.ParseUint(string(word), 10, 64)
+			return s, true
+		}
+		field++
+	}
+	return s, false
 }
 
 // Path is the path of a file in /proc/ID.
@@ -71,6 +86,16 @@ func gone(err error) error {
 		return unix.ESRCH
 	}
 	return err
+}
+
+// WaitChannel returns the kernel function in which a task sleeps; empty when it
+// sleeps in none, or when that is not shown to us.
+func WaitChannel(id int) string {
+	text, err := kernfs.ReadFile(Path(id, "wchan"))
+	if err != nil || string(text) == "0" {
+		return ""
+	}
+	return string(text)
 }
 
 // Status returns the value of one field of /proc/ID/status, such as Tgid,
@@ -107,51 +132,74 @@ func Threads(pid int) []int { return numbers(Path(pid, "task")) }
 // order.
 func All() []int { return numbers("/proc") }
 
+// numbers lists the entries of a directory that are numbers. It does without
+// os.File, whose first use has the runtime open two descriptors for its poller,
+// and end the program when there are none left.
 func numbers(dir string) []int {
-	d, err := os.Open(dir)
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
-	ids := make([]int, 0, len(names))
-	for _, name := range names {
-		if n, err := strconv.Atoi(name); err == nil {
-			ids = append(ids, n)
+	defer unix.Close(fd)
+	var ids []int
+	var names []string
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := unix.ReadDirent(fd, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
+		for _, name := range names {
+			if n, err := strconv.Atoi(name); err == nil {
+				ids = append(ids, n)
+			}
 		}
 	}
 	slices.Sort(ids)
 	return ids
 }
 
-// Descendants returns pid and all processes below it, parents before children.
-// It reads /proc once: processes forked meanwhile can be missing.
-func Descendants(pid int) []int {
-	children := map[int][]int{}
-	for _, p := range All() {
-		if s, err := ReadStat(p); err == nil {
-			children[s.Parent] = append(children[s.Parent], p)
+// Descendants returns all processes below those in family, which maps PIDs to
+// start times, parents before children. It reads /proc once: processes forked
+// meanwhile can be missing, and those whose parent has ended are nobody's.
+func Descendants(family map[int]uint64) []Stat {
+	children := map[int][]Stat{}
+	var queue []int
+	for _, pid := range All() {
+		s, err := ReadStat(pid)
+		if err != nil {
+			continue
+		}
+		children[s.Parent] = append(children[s.Parent], s)
+		if start, ok := family[pid]; ok && start == s.Start {
+			queue = append(queue, pid)
 		}
 	}
-	out := []int{pid}
-	for i := 0; i < len(out); i++ {
-		out = append(out, children[out[i]]...)
+	var below []Stat
+	for ; len(queue) > 0; queue = queue[1:] {
+		for _, s := range children[queue[0]] {
+			below = append(below, s)
+			queue = append(queue, s.ID)
+		}
+		delete(children, queue[0]) // it may be queued again as a child of another
 	}
-	return out
+	return below
 }
 
 // Ancestors returns the parents of a process, the nearest first, up to PID 1
 // or to where this PID namespace ends.
 func Ancestors(pid int) []int {
 	var out []int
-	for {
+	for pid != 1 {
 		s, err := ReadStat(pid)
 		if err != nil || s.Parent <= 0 {
-			return out
+			break
 		}
 		out = append(out, s.Parent)
 		pid = s.Parent
 	}
+	return out
 }
 
 // Cgroups reads /proc/ID/cgroup (see cgroups(7)).

@@ -1,0 +1,153 @@
+package freezer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/invisible"
+)
+
+// callsAttr holds, of a group that is to be thawed invisibly, the system calls
+// that its tasks were in before they were frozen: one of the letters below, and
+// what internal/invisible wrote.
+const callsAttr = "user.freezer.calls"
+
+const (
+	callsTimed   = 't' // timeouts are to go on
+	callsRestart = 'r' // calls are to start again with their whole timeouts
+)
+
+// maxCalls is how long the attribute may be, so that there is room for holds: enough
+// for the calls of some thousand tasks.
+const maxCalls = 48 << 10
+
+// Invisible has whoever thaws the group with this package hide even what the
+// kernel's freezer shows to tasks: some system calls (epoll_wait, semop, receiving
+// with a timeout …) fail with EINTR when they are frozen, and some sleep too long.
+// They start again instead, with what is left of their timeouts, and signals that
+// came meanwhile act as if they had come during the call.
+//
+// It costs some 10 µs for each task, before the freeze and at the thaw. It needs
+// the right to trace the tasks, and x86-64; ErrUnsupported says that it cannot be
+// had, on cgroup1 and ptrace among others. A process that thaws must go on until the calls
+// have returned (see Settled). In a group with more calls than the group has room
+// to remember, timeouts start again in full.
+func Invisible() FreezeOption { return func(o *freezeOptions) { o.calls = callsTimed } }
+
+// InvisibleRestart is Invisible without the timeouts: calls that start again
+// wait for their whole timeout once more, and nobody needs to stay to see to it.
+func InvisibleRestart() FreezeOption { return func(o *freezeOptions) { o.calls = callsRestart } }
+
+// rememberCalls notes the calls that the group's tasks are in, before it is
+// frozen.
+func (g *Group) rememberCalls(how byte) error {
+	if how == 0 {
+		return nil
+	}
+	if !invisible.Supported() {
+		return fmt.Errorf("%w: an invisible thaw needs x86-64", ErrUnsupported)
+	}
+	if g.backend.name != Cgroup2 {
+		return fmt.Errorf("%w: an invisible thaw needs cgroup2: who is frozen by %s can be traced by nobody else", ErrUnsupported, g.backend.name)
+	}
+	text := []byte{how}
+	if on, err := g.cg.Freezing(); err != nil || on {
+		return err // it was told before, or it is too late
+	}
+	if how == callsTimed {
+		tids, err := g.everyTask()
+		if err != nil {
+			return err
+		}
+		calls, err := invisible.Prepare(tids).MarshalBinary()
+		if err != nil {
+			return err
+		}
+		if len(calls) < maxCalls {
+			text = append(text, calls...)
+		} else {
+			text[0] = callsRestart
+		}
+	}
+	return g.setAttr(callsAttr, text)
+}
+
+// everyTask lists the tasks of the group and of its descendants.
+func (g *Group) everyTask() (tids []int, err error) {
+	all, err := g.Walk()
+	for _, sub := range all {
+		some, err := g.backend.Threads(sub.dir)
+		if err != nil && err != unix.ENOENT {
+			return nil, err
+		}
+		tids = append(tids, some...)
+	}
+	return tids, err
+}
+
+// run lets the group run, invisibly if that was asked for: attrs are the names
+// of its attributes.
+func (g *Group) run(attrs []string) error {
+	thaw := func() error { return g.cg.SetFreezing(false) }
+	if !slices.Contains(attrs, callsAttr) {
+		return thaw()
+	}
+	s, err := g.recallCalls()
+	if err != nil {
+		return err
+	}
+	tids, err := g.everyTask()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), DefaultTimeout)
+	defer cancel()
+	err = s.Thaw(ctx, tids, thaw)
+	g.settling.Store(s)
+	return errors.Join(err, g.removeAttr(callsAttr))
+}
+
+func (g *Group) recallCalls() (*invisible.Session, error) {
+	text, err := g.getAttr(callsAttr)
+	if err != nil && err != unix.ENODATA {
+		return nil, err
+	}
+	s := invisible.New()
+	if len(text) > 0 && text[0] == callsTimed {
+		timed := new(invisible.Session)
+		if timed.UnmarshalBinary(text[1:]) == nil { // else it is not ours
+			return timed, nil
+		}
+	}
+	return s, nil
+}
+
+// ThawsInvisibly says whether the group was frozen with Invisible, so that
+// whoever thaws it should wait until it has Settled.
+func (g *Group) ThawsInvisibly() bool {
+	text, err := g.getAttr(callsAttr)
+	return err == nil && len(text) > 0 && text[0] == callsTimed
+}
+
+// Settled waits until the calls that started again at a thaw through this handle
+// have returned, which takes as long as they wait. A process that ends before
+// leaves those to end late; nothing else happens to the tasks.
+func (g *Group) Settled(ctx context.Context) error {
+	s := g.settling.Load()
+	if s == nil {
+		return nil
+	}
+	return opError("thaw", g.name, s.Wait(ctx))
+}
+
+// settled says whether Settled would return at once.
+func (g *Group) settled() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Nanosecond)
+	defer cancel()
+	return g.Settled(ctx) == nil
+}

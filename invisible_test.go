@@ -1,0 +1,117 @@
+package freezer_test
+
+import (
+	"bufio"
+	"errors"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/freezertest"
+)
+
+// An epoll_wait of 600 ms, and how it ended: what python shows of EINTR it shows
+// raw only through ctypes, so that its own retry is out of the way.
+const epollProgram = `
+import ctypes, select, time
+libc = ctypes.CDLL(None, use_errno=True)
+ep = select.epoll()
+events = ctypes.create_string_buffer(64)
+print("ready", flush=True)
+begin = time.monotonic()
+n = libc.epoll_wait(ep.fileno(), events, 4, 600)
+print(n, ctypes.get_errno() if n < 0 else 0, round((time.monotonic() - begin) * 1000), flush=True)
+`
+
+// epollWaiter starts a program that waits; result is what it says afterwards.
+func epollWaiter(t *testing.T) (pid int, result func() (text string, took time.Duration)) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3 to wait in epoll_wait")
+	}
+	cmd := exec.Command(python, "-c", epollProgram)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	freezertest.Run(t, cmd)
+	lines := bufio.NewReader(out)
+	_, err = lines.ReadString('\n')
+	must(t, err)
+	freezertest.Eventually(t, "it waits", func() bool {
+		c, err := exec.Command("cat", "/proc/"+strconv.Itoa(cmd.Process.Pid)+"/wchan").Output()
+		return err == nil && strings.Contains(string(c), "ep")
+	})
+	return cmd.Process.Pid, func() (string, time.Duration) {
+		line, err := lines.ReadString('\n')
+		must(t, err)
+		f := strings.Fields(line)
+		ms, err := time.ParseDuration(f[2] + "ms")
+		must(t, err)
+		return f[0] + " " + f[1], ms
+	}
+}
+
+func TestInvisibleThawHidesTheFreezeFromEpoll(t *testing.T) {
+	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+		pid, result := epollWaiter(t)
+		must(t, g.Add(pid))
+		err := g.Freeze(t.Context(), freezer.Invisible())
+		if errors.Is(err, freezer.ErrUnsupported) {
+			wantState(t, g, freezer.Thawed)
+			if g.Backend() == freezer.Cgroup2 {
+				t.Skip(err)
+			}
+			return // elsewhere that is as it should be
+		}
+		must(t, err)
+		must(t, unix.Nanosleep(&unix.Timespec{Nsec: 200e6}, nil)) // for so long it is frozen
+		must(t, g.Thaw())
+		text, took := result()
+		if text != "0 0" || took < 595*time.Millisecond || took > 700*time.Millisecond {
+			t.Errorf("epoll_wait returned %s after %v, want 0 after 600ms", text, took)
+		}
+		must(t, g.Settled(t.Context()))
+		if g.ThawsInvisibly() {
+			t.Error("the calls are still remembered")
+		}
+	})
+}
+
+func TestOrdinaryThawShowsAsEINTR(t *testing.T) {
+	// What the test above is about: should it fail, a newer kernel needs no help.
+	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+		pid, result := epollWaiter(t)
+		must(t, g.Add(pid))
+		must(t, g.Freeze(t.Context()))
+		must(t, g.Thaw())
+		if text, _ := result(); text != "-1 4" {
+			t.Logf("epoll_wait returned %s: this kernel hides it", text)
+		}
+	})
+}
+
+func TestAnotherProcessThawsInvisibly(t *testing.T) {
+	f := freezertest.Tree(t, freezer.Cgroup2)
+	g, err := f.Create("g")
+	must(t, err)
+	pid, result := epollWaiter(t)
+	must(t, g.Add(pid))
+	if err := g.Freeze(t.Context(), freezer.Invisible(), freezer.By("a")); errors.Is(err, freezer.ErrUnsupported) {
+		t.Skip(err)
+	} else {
+		must(t, err)
+	}
+	other, err := freezerOf(t, g).Group("g")
+	must(t, err)
+	must(t, other.Thaw(freezer.HeldBy("a")))
+	text, took := result()
+	if text != "0 0" || took < 595*time.Millisecond || took > 700*time.Millisecond {
+		t.Errorf("epoll_wait returned %s after %v, want 0 after 600ms", text, took)
+	}
+	must(t, other.Settled(t.Context()))
+}

@@ -1,0 +1,12 @@
+package freezer_test
+
+import (
+	"testing"
+
+	"github.com/cgfreezer/freezer/freezertest"
+)
+
+func TestMain(m *testing.M) {
+	skipExample()
+	freezertest.Main(m)
+}
