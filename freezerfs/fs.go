@@ -39,8 +39,8 @@ func newFileSystem(f *freezer.Freezer, opts Options) (*fileSystem, error) {
 // String is the name for the library's messages.
 func (fs *fileSystem) String() string { return "freezer" }
 
-// close ends what the mount had running.
-func (fs *fileSystem) close() {
+// OnUnmount ends what the mount had running.
+func (fs *fileSystem) OnUnmount() {
 	fs.releaser.stop()
 	fs.recent.close()
 	fs.root.close()

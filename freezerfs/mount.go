@@ -49,6 +49,7 @@ type Options struct {
 // A Server serves one mount. Its methods may be called concurrently.
 type Server struct {
 	dir  string
+	fs   *fileSystem
 	done chan struct{}
 }
 
@@ -70,21 +71,14 @@ func Mount(f *freezer.Freezer, dir string, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	mount := mountDirectly
-	if os.Geteuid() != 0 {
-		mount = mountByHelper
-	}
-	fd, err := mount(dir, opts)
+	server, err := connect(fs, dir, opts)
 	if err != nil {
-		fs.close()
 		return nil, err
 	}
-	c := &connection{fd: fd, protocol: fuse.NewProtocolServer(fs, protocolOptions())}
-	s := &Server{dir: dir, done: make(chan struct{})}
+	s := &Server{dir: dir, fs: fs, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		defer fs.close()
-		c.serve()
+		server.Serve()
 	}()
 	if err := probe(dir); err != nil {
 		_ = s.Detach()
@@ -94,13 +88,33 @@ func Mount(f *freezer.Freezer, dir string, opts Options) (*Server, error) {
 	return s, nil
 }
 
-func protocolOptions() *fuse.MountOptions {
-	return &fuse.MountOptions{
+// connect mounts the file system and introduces itself to the kernel.
+func connect(fs *fileSystem, dir string, opts Options) (*fuse.Server, error) {
+	mo := &fuse.MountOptions{
+		AllowOther: opts.AllowOther, FsName: opts.Source, Name: "freezer",
 		MaxWrite: maxRead, DisableXAttrs: true, DisableReadDirPlus: true,
+		DisableSplice: true, // which is for large files; for small ones it costs three system calls more
 		// Not to the terminal: its reader may be frozen, and then the server would wait for it.
 		Logger:       log.New(io.Discard, "", 0),
 		PanicHandler: report,
 	}
+	if os.Geteuid() != 0 { // by the set-uid program fusermount3
+		server, err := fuse.NewServer(fs, dir, mo)
+		if err != nil {
+			return nil, fmt.Errorf("mount at %s: %w", dir, err)
+		}
+		return server, nil
+	}
+	fd, err := mountDirectly(dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	server, err := fuse.NewServer(fs, fmt.Sprintf("/dev/fd/%d", fd), mo)
+	if err != nil {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		return nil, fmt.Errorf("mount at %s: %w", dir, err)
+	}
+	return server, nil
 }
 
 // maxRead is the most that one request reads or writes.
@@ -232,7 +246,7 @@ func unmount(dir string, flags int) error {
 	if os.Geteuid() == 0 {
 		err = unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
 	} else {
-		err = unmountByHelper(dir, flags)
+		err = fusermount(dir, flags)
 	}
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("unmount %s: %w: somebody uses it, or has a directory of it as working directory", dir, err)
