@@ -25,9 +25,10 @@ type releaser struct {
 	mu      sync.Mutex
 	running bool
 	stopped bool              // for good
+	lock    int               // a descriptor, when running
 	wake    int               // an eventfd, when running
 	leading bool              // has the lock
-	agent   string            // that is run
+	idle    bool              // leading, and there is no agent
 	waiting []chan<- struct{} // to be closed when all that was done before is known
 }
 
@@ -49,8 +50,8 @@ func (r *releaser) start() {
 		r.complain(err)
 		return
 	}
-	r.running, r.wake = true, wake
-	r.leading = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB) == nil
+	r.running, r.lock, r.wake = true, lock, wake
+	r.lead()
 	go r.run(lock)
 }
 
@@ -69,17 +70,27 @@ func (r *releaser) ring() {
 	}
 }
 
-// settle waits until the releaser knows of what was just done, so that it misses
-// nothing from now on; not longer than the grace.
-func (r *releaser) settle() {
-	settled := make(chan struct{})
-	r.mu.Lock()
-	if !r.leading {
-		close(settled)
-	} else {
-		r.waiting = append(r.waiting, settled)
-		r.ring()
+// lead makes this server the one that runs the agent if there is no other, and
+// says whether it is. The caller holds mu.
+func (r *releaser) lead() bool {
+	if r.running && !r.leading {
+		r.leading = unix.Flock(r.lock, unix.LOCK_EX|unix.LOCK_NB) == nil
 	}
+	return r.leading
+}
+
+// settle waits until the releaser knows of what was just done, so that it misses
+// nothing from now on; not longer than the grace. If the server that ran the agent
+// until now has died, this one takes its place before anything can be missed.
+func (r *releaser) settle() {
+	r.mu.Lock()
+	if !r.lead() {
+		r.mu.Unlock()
+		return
+	}
+	settled := make(chan struct{})
+	r.waiting = append(r.waiting, settled)
+	r.ring()
 	r.mu.Unlock()
 	select {
 	case <-settled:
@@ -87,12 +98,12 @@ func (r *releaser) settle() {
 	}
 }
 
-// made tells of a new group: settle, where there is an agent.
+// made tells of a new group: settle, unless there is no agent.
 func (r *releaser) made() {
 	r.mu.Lock()
-	agent := r.agent
+	idle := r.idle
 	r.mu.Unlock()
-	if agent != "" {
+	if !idle {
 		r.settle()
 	}
 }
@@ -129,33 +140,29 @@ func (r *releaser) over() bool {
 }
 
 func (r *releaser) run(lock int) {
-	defer func() {
-		r.lead(false)
-		unix.Close(lock)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.running = false
-		unix.Close(r.wake)
-	}()
+	defer r.end()
 	for unix.Flock(lock, unix.LOCK_EX) == unix.EINTR { // until the server that has it ends
 	}
-	r.lead(true)
+	r.mu.Lock()
+	r.leading = true
+	r.mu.Unlock()
 	occupied := map[uint64]bool{}
 	for again := true; again && !r.over(); {
 		again, occupied = r.watch(occupied)
 	}
 }
 
-// lead says whether this server has the lock. Without it nobody is told anything.
-func (r *releaser) lead(on bool) {
+// end gives up the lock. Nobody is told anything any more.
+func (r *releaser) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leading = on; !on {
-		for _, settled := range r.waiting {
-			close(settled)
-		}
-		r.waiting, r.agent = nil, ""
+	for _, settled := range r.waiting {
+		close(settled)
 	}
+	r.waiting = nil
+	r.running, r.leading, r.idle = false, false, false
+	unix.Close(r.lock)
+	unix.Close(r.wake)
 }
 
 // watch works until something makes it necessary to begin anew (again), or
@@ -164,7 +171,7 @@ func (r *releaser) lead(on bool) {
 func (r *releaser) watch(occupied map[uint64]bool) (again bool, _ map[uint64]bool) {
 	agent := r.fs.agent()
 	r.mu.Lock()
-	r.agent = agent
+	r.idle = agent == ""
 	r.mu.Unlock()
 	w, err := newWatcher(r.fs, agent != "", occupied)
 	if err != nil {
