@@ -33,8 +33,8 @@ type Group struct {
 
 	changing sync.Mutex // see lock
 	settling atomic.Pointer[invisible.Session]
-	cleared  time.Time // when the guard last let it be frozen; guarded by the guard's mu …
-	many     bool      // … as is whether it had many processes then
+	cleared  atomic.Int64 // when the guard last let it be frozen
+	many     bool         // whether it had many processes then; guarded by the guard's mu
 }
 
 // Group returns the handle of a group, which need not exist. Names are

@@ -160,3 +160,17 @@ func Eventually(tb testing.TB, what string, ok func() bool) {
 		time.Sleep(nap)
 	}
 }
+
+// InTime runs a measurement of time until it finds nothing late, three times at
+// most: a busy machine is late now and then, a defect each time.
+func InTime(tb testing.TB, measure func() (late error)) {
+	tb.Helper()
+	var late error
+	for range 3 {
+		if late = measure(); late == nil {
+			return
+		}
+		tb.Log(late)
+	}
+	tb.Error(late)
+}

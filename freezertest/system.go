@@ -25,7 +25,7 @@ type System interface {
 
 // Patience is how long the Freeze of a System tries: short, because some groups
 // cannot be frozen. The suite asks again where it may have been too short.
-const Patience = 500 * time.Millisecond
+const Patience = 2 * time.Second
 
 // What only some systems can do. A case that needs it is skipped elsewhere.
 type (

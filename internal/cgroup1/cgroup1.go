@@ -105,7 +105,7 @@ type Cgroup struct {
 }
 
 // Prepare opens what freezing needs.
-func (c *Cgroup) Prepare() error { return c.state.Open() }
+func (c *Cgroup) Prepare() error { return c.dir.Open(c.state) }
 
 // Freezing reads the group's self state.
 func (c *Cgroup) Freezing() (bool, error) { return isOne(c.self) }

@@ -119,12 +119,7 @@ type Cgroup struct {
 
 // Prepare opens what freezing needs, so that nothing can fail for want of a
 // descriptor later.
-func (c *Cgroup) Prepare() error {
-	if err := c.freeze.Open(); err != nil {
-		return err
-	}
-	return c.events.Open()
-}
+func (c *Cgroup) Prepare() error { return c.files.Open(c.freeze, c.events) }
 
 // Freezing reads the group's self state. It needs no more than the right to read.
 func (c *Cgroup) Freezing() (bool, error) {

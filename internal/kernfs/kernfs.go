@@ -9,6 +9,7 @@ package kernfs
 import (
 	"bytes"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -125,11 +126,27 @@ func (d *Dir) use(f *File, do func(fd int) error) error {
 // Use calls do with the directory's descriptor.
 func (d *Dir) Use(do func(fd int) error) error { return d.use(nil, do) }
 
+// Open makes sure that files of the directory are open. Its error is the errno of
+// open(2).
+func (d *Dir) Open(files ...*File) error {
+	d.mu.RLock()
+	all := !slices.ContainsFunc(files, func(f *File) bool { return f.fd == nil })
+	d.mu.RUnlock()
+	if all {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range files {
+		if err := d.open(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Path is the file's path.
 func (f *File) Path() string { return f.dir.path + "/" + f.name }
-
-// Open makes sure that the file is open. Its error is the errno of open(2).
-func (f *File) Open() error { return f.Use(func(int) error { return nil }) }
 
 // Use calls do with the file's descriptor.
 func (f *File) Use(do func(fd int) error) error { return f.dir.use(f, do) }
