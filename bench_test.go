@@ -35,6 +35,7 @@ var loads = []load{
 	{"1000-waiting", 1, 1000, 0, 0, 25, 30 * time.Millisecond, 0},
 	{"2-busy", 1, 0, 0, 2, 150, 3 * time.Millisecond, 200 * time.Microsecond},
 	{"16-busy", 1, 0, 0, 16, 40, 5 * time.Millisecond, 0},
+	{"100-groups-of-10", 100, 10, 0, 0, 20, 30 * time.Millisecond, 0},
 	{"1000-groups", 1000, 1, 0, 0, 10, 30 * time.Millisecond, 42 * time.Millisecond},
 }
 
@@ -89,6 +90,22 @@ func BenchmarkThaw(b *testing.B) {
 	})
 }
 
+// BenchmarkHold compares a freeze under a named hold, and its thaw, with plain
+// ones.
+func BenchmarkHold(b *testing.B) {
+	only(b, loads[:1], func(b *testing.B, gang freezer.Gang, l load) {
+		g := gang[0]
+		pause := func() error { time.Sleep(l.settle); return nil }
+		plain, held := freezertest.Way{Before: pause, After: pause}, freezertest.Way{Before: pause, After: pause}
+		plain.Do = func() error { return errors.Join(g.Freeze(b.Context()), g.Thaw()) }
+		held.Do = func() error {
+			return errors.Join(g.Freeze(b.Context(), freezer.By("bench"), freezer.Why("to see")), g.Thaw(freezer.HeldBy("bench")))
+		}
+		took := freezertest.Interleave(b, max(b.N, l.rounds), []freezertest.Way{held, plain})
+		freezertest.ReportFloor(b, took[0], took[1:])
+	})
+}
+
 // BenchmarkEmpty freezes and thaws an empty group without pause: it shows what
 // this package itself costs.
 func BenchmarkEmpty(b *testing.B) {
@@ -110,6 +127,11 @@ func BenchmarkEmpty(b *testing.B) {
 
 // each calls measure with each load on each backend.
 func each(b *testing.B, measure func(b *testing.B, gang freezer.Gang, l load)) {
+	only(b, loads, measure)
+}
+
+// only is each for some of the loads.
+func only(b *testing.B, loads []load, measure func(b *testing.B, gang freezer.Gang, l load)) {
 	for _, backend := range []string{freezer.Cgroup2, freezer.Cgroup1} {
 		for _, l := range loads {
 			b.Run(backend+"/"+l.name, func(b *testing.B) {
