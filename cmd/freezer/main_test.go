@@ -58,13 +58,26 @@ func built(tb testing.TB) string {
 	return path
 }
 
+// workdirRoot is a directory for the scripts. A keeper may make a file there while
+// it is removed, once: it ends when its directory is gone.
+func workdirRoot(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "freezer-scripts-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		freezertest.Eventually(t, dir+" is removed", func() bool { return os.RemoveAll(dir) == nil })
+	})
+	return dir
+}
+
 // Each script is run on each backend, in a tree of its own.
 func TestScripts(t *testing.T) {
 	for _, backend := range freezertest.Backends {
 		t.Run(backend, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Dir:                 "testdata/script",
-				WorkdirRoot:         t.TempDir(),
+				WorkdirRoot:         workdirRoot(t),
 				RequireExplicitExec: true,
 				Cmds:                commandsOfScripts,
 				Condition:           func(cond string) (bool, error) { return cond == backend, nil },
@@ -85,7 +98,7 @@ func TestScripts(t *testing.T) {
 func TestScriptsAnywhere(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/anywhere",
-		WorkdirRoot:         t.TempDir(),
+		WorkdirRoot:         workdirRoot(t),
 		RequireExplicitExec: true,
 		Cmds:                commandsOfScripts,
 		Setup: func(env *testscript.Env) error {
