@@ -24,16 +24,16 @@ type home struct {
 
 // A census finds out where processes belong. It reads each process once.
 type census struct {
-	h       *Hierarchy
-	records map[int]record   // nil when each is read at need
-	held    map[int]*process // those whose home is known already
-	homes   map[int]home
-	stats   map[int]proc.Stat
-	runners map[int]bool
-	runner  map[int]int       // by PID, of the nearest above, 0 when there is none
-	unsure  map[int]bool      // processes whose environment could not be read
-	inodes  map[string]uint64 // of the groups; 0 for those that are gone
-	marked  uint64            // since when processes can be marked, in the unit of proc.Stat.Start
+	h          *Hierarchy
+	records    map[int]record   // nil when each is read at need
+	held       map[int]*process // those whose home is known already
+	homes      map[int]home
+	stats      map[int]proc.Stat
+	runners    map[int]bool
+	runner     map[int]int       // by PID, of the nearest above, 0 when there is none
+	unsure     map[int]bool      // processes whose environment could not be read
+	identities map[string]uint64 // of the groups; 0 for those that are gone
+	marked     uint64            // since when processes can be marked, in the unit of proc.Stat.Start
 }
 
 const never = 1<<64 - 1
@@ -45,7 +45,7 @@ func (h *Hierarchy) census(records map[int]record) *census {
 	}
 	return &census{
 		h: h, records: records, marked: h.markedSince(), runners: runners, runner: map[int]int{},
-		homes: map[int]home{}, stats: map[int]proc.Stat{}, unsure: map[int]bool{}, inodes: map[string]uint64{},
+		homes: map[int]home{}, stats: map[int]proc.Stat{}, unsure: map[int]bool{}, identities: map[string]uint64{},
 	}
 }
 
@@ -109,7 +109,7 @@ func (c *census) find(pid int) home {
 		return home{}
 	}
 	if r, ok := c.record(pid); ok && r.start == s.Start {
-		if r.path != "" && !c.exists(r.path, r.ino) {
+		if r.path != "" && !c.exists(r.path, r.id) {
 			r.path = ""
 		}
 		return home{r.path, true}
@@ -137,15 +137,15 @@ func (c *census) record(pid int) (r record, ok bool) {
 	return r, ok
 }
 
-// exists says whether the group is there, and still the one with that inode
-// number unless this is 0.
-func (c *census) exists(path string, ino uint64) bool {
-	is, ok := c.inodes[path]
+// exists says whether the group is there, and still the one with that identity
+// unless this is 0.
+func (c *census) exists(path string, id uint64) bool {
+	is, ok := c.identities[path]
 	if !ok {
 		is, _ = c.h.identity(path)
-		c.inodes[path] = is
+		c.identities[path] = is
 	}
-	return is != 0 && (ino == 0 || ino == is)
+	return is != 0 && (id == 0 || id == is)
 }
 
 // members lists the processes that are alive and belong to a group for which

@@ -25,22 +25,24 @@ func (g *Group) ask(begin bool, verb string) (answer string, err error) {
 	if err != nil {
 		return "", err
 	}
-	ino, err := g.ident()
+	id, err := g.ident()
 	if err != nil {
 		return "", err
 	}
-	return g.h.ask(begin, verb, ino, path)
+	return g.h.ask(begin, verb, id, path)
 }
 
-// ident is the directory's inode number. The error is ENODEV when it has been
-// removed.
-func (g *Group) ident() (uint64, error) {
-	var st unix.Stat_t
-	err := g.dir.Use(func(fd int) error { return unix.Fstat(fd, &st) })
+// ident is the directory's identity. The error is ENODEV when it has been removed.
+func (g *Group) ident() (id uint64, err error) {
+	var st unix.Statx_t
+	err = g.dir.Use(func(fd int) (err error) {
+		st, id, err = identify(fd, "", unix.AT_EMPTY_PATH)
+		return err
+	})
 	if err == nil && st.Nlink == 0 {
 		err = unix.ENODEV
 	}
-	return st.Ino, err
+	return id, err
 }
 
 // Prepare starts the tracer when there is none.

@@ -88,7 +88,7 @@ func (h *Hierarchy) MoveProcess(dir string, pid int) error {
 
 func (h *Hierarchy) move(path string, pid int) error {
 	defer h.lock()()
-	ino, ok := h.identity(path)
+	id, ok := h.identity(path)
 	if !ok {
 		return unix.ENOENT
 	}
@@ -103,12 +103,12 @@ func (h *Hierarchy) move(path string, pid int) error {
 			continue
 		}
 		r := record{start: cs.Start, path: c.home(child).path}
-		r.ino, _ = h.identity(r.path)
+		r.id, _ = h.identity(r.path)
 		if err := h.setRecord(child, r); err != nil {
 			return err
 		}
 	}
-	return h.setRecord(pid, record{s.Start, ino, path})
+	return h.setRecord(pid, record{s.Start, id, path})
 }
 
 // children lists the processes whose parent this one is.
@@ -148,11 +148,11 @@ func (h *Hierarchy) Kill(dir string) error {
 	if err != nil {
 		return err
 	}
-	ino, ok := h.identity(path)
+	id, ok := h.identity(path)
 	if !ok {
 		return unix.ENOENT
 	}
-	_, err = h.ask(true, "kill", ino, path)
+	_, err = h.ask(true, "kill", id, path)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETIMEDOUT) {
 		return unix.EOPNOTSUPP
 	}
@@ -169,7 +169,7 @@ func (h *Hierarchy) Remove(dir string) error {
 		return err
 	}
 	defer h.lock()()
-	ino, ok := h.identity(path)
+	id, ok := h.identity(path)
 	if !ok {
 		return unix.ENOENT
 	}
@@ -187,7 +187,7 @@ func (h *Hierarchy) Remove(dir string) error {
 		}
 		return err
 	}
-	_, err = h.ask(false, "gone", ino, path)
+	_, err = h.ask(false, "gone", id, path)
 	if err == errNobody {
 		return nil
 	}

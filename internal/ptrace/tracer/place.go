@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,14 +111,28 @@ func (h *Hierarchy) dir(path string) string {
 	return h.mount + "/" + path
 }
 
-// identity is the inode number of a group's directory: another one made later
-// under the same name is another group. ok is false when there is no such group.
-func (h *Hierarchy) identity(path string) (ino uint64, ok bool) {
-	var st unix.Stat_t
-	if unix.Lstat(h.dir(path), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return 0, false
+// identity is a number for a group's directory: another one made later under the
+// same name is another group. ok is false when there is no such group.
+func (h *Hierarchy) identity(path string) (id uint64, ok bool) {
+	st, id, err := identify(unix.AT_FDCWD, h.dir(path), unix.AT_SYMLINK_NOFOLLOW)
+	return id, err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+// identify makes one number, never 0, of all that tells a file from others. An
+// inode number alone does not: ext4 gives it to the next directory. The file
+// handle has a generation besides, where the file system makes handles; the time
+// of birth is coarse.
+func identify(at int, path string, flags int) (st unix.Statx_t, id uint64, err error) {
+	if err := unix.Statx(at, path, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
+		return st, 0, err
 	}
-	return st.Ino, true
+	hash := fnv.New64a()
+	fmt.Fprint(hash, st.Ino, st.Btime.Sec, st.Btime.Nsec)
+	// Without AT_SYMLINK_FOLLOW this does not follow links.
+	if handle, _, err := unix.NameToHandleAt(at, path, flags&unix.AT_EMPTY_PATH); err == nil {
+		_, _ = hash.Write(handle.Bytes())
+	}
+	return st, hash.Sum64() | 1, nil
 }
 
 // above lists a path and those of the groups above it, the nearest first.

@@ -17,11 +17,11 @@ import (
 // and one replaces it at a stroke, so that a process is in one group always.
 type record struct {
 	start uint64 // when the process started: another one may get its PID
-	ino   uint64 // of the group's directory
+	id    uint64 // of the group's directory
 	path  string // of the group; empty for none
 }
 
-func (r record) String() string { return fmt.Sprintf("%d %d %s", r.start, r.ino, r.path) }
+func (r record) String() string { return fmt.Sprintf("%d %d %s", r.start, r.id, r.path) }
 
 func parseRecord(text string) (r record, ok bool) {
 	f := strings.SplitN(text, " ", 3)
@@ -29,8 +29,8 @@ func parseRecord(text string) (r record, ok bool) {
 		return r, false
 	}
 	start, err1 := strconv.ParseUint(f[0], 10, 64)
-	ino, err2 := strconv.ParseUint(f[1], 10, 64)
-	return record{start, ino, f[2]}, err1 == nil && err2 == nil
+	id, err2 := strconv.ParseUint(f[1], 10, 64)
+	return record{start, id, f[2]}, err1 == nil && err2 == nil
 }
 
 func (h *Hierarchy) recordPath(name string) string { return filepath.Join(h.mount, recordsName, name) }

@@ -176,7 +176,7 @@ func (h *Hierarchy) newRunner(dir string) (t *tracer, path string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	ino, ok := h.identity(path)
+	id, ok := h.identity(path)
 	if !ok {
 		return nil, "", unix.ENOENT
 	}
@@ -186,7 +186,7 @@ func (h *Hierarchy) newRunner(dir string) (t *tracer, path string, err error) {
 	if err := unix.Mkdir(filepath.Join(h.mount, runnersName), 0o700); err != nil && err != unix.EEXIST {
 		return nil, "", err
 	}
-	t, err = h.newTracer(runnerSocket(os.Getpid()), record{ino: ino, path: path})
+	t, err = h.newTracer(runnerSocket(os.Getpid()), record{id: id, path: path})
 	if err != nil {
 		return nil, "", err
 	}

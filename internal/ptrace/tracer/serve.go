@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A request is a line: a verb, the inode number of a group's directory (or the
+// A request is a line: a verb, the identity of a group's directory (or the
 // number of a task) and the group's path. The answer begins with an errno, 0 when
 // all is well.
 //
@@ -61,7 +61,7 @@ func (t *tracer) handle(r *request) {
 			return
 		}
 	}
-	if ino, ok := t.freezing[r.path]; ok && ino != r.number && r.verb != "moved" {
+	if id, ok := t.freezing[r.path]; ok && id != r.number && r.verb != "moved" {
 		t.thaw(r.path) // it was removed by somebody who did not tell
 	}
 	switch r.verb {
@@ -78,8 +78,8 @@ func (t *tracer) handle(r *request) {
 		r.answer(0, "")
 	case "list":
 		var b strings.Builder
-		for path, ino := range t.freezing {
-			fmt.Fprintf(&b, "%d %s\n", ino, path)
+		for path, id := range t.freezing {
+			fmt.Fprintf(&b, "%d %s\n", id, path)
 		}
 		r.answer(0, b.String())
 	case "state":

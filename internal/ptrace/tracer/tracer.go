@@ -25,7 +25,7 @@ type tracer struct {
 	reaper   reaper
 	job      *job // what this one runs; nil for the tracer of all
 
-	freezing map[string]uint64 // the groups whose self state is freezing, and their inode numbers
+	freezing map[string]uint64 // the groups whose self state is freezing, and their identities
 	killing  map[string]bool   // the groups that are held to be killed
 	records  map[int]record    // as they were at that time
 	recorded unix.Timespec
@@ -301,11 +301,11 @@ func (t *tracer) happened(path string) { t.news[path], t.beat = t.begun, 0 }
 
 // freeze begins to freeze a group. One that is frozen stays so: who asks again
 // must not see it FREEZING.
-func (t *tracer) freeze(path string, ino uint64) {
-	if t.freezing[path] == ino {
+func (t *tracer) freeze(path string, id uint64) {
+	if t.freezing[path] == id {
 		return
 	}
-	t.freezing[path] = ino
+	t.freezing[path] = id
 	t.hurry(path)
 }
 
@@ -440,8 +440,8 @@ func (t *tracer) publish() {
 
 // checkGroups thaws groups whose directories somebody has removed.
 func (t *tracer) checkGroups() {
-	for path, ino := range t.freezing {
-		if is, _ := t.h.identity(path); is != ino {
+	for path, id := range t.freezing {
+		if is, _ := t.h.identity(path); is != id {
 			t.thaw(path)
 		}
 	}
@@ -455,7 +455,7 @@ func (t *tracer) write() bool {
 	}
 	n := min(len(t.unwritten), 50)
 	for _, p := range t.unwritten[:n] {
-		ino, ok := t.h.identity(p.path)
+		id, ok := t.h.identity(p.path)
 		if !ok {
 			continue
 		}
@@ -463,7 +463,7 @@ func (t *tracer) write() bool {
 		if ok && now.start == p.start {
 			continue
 		}
-		r := record{p.start, ino, p.path}
+		r := record{p.start, id, p.path}
 		if t.h.setRecord(p.pid, r) == nil && t.records != nil {
 			t.records[p.pid] = r
 		}
