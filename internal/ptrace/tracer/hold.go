@@ -101,7 +101,8 @@ func (t *tracer) explain(p *process, tid int, err error) {
 		}
 		return
 	}
-	other, _ := strconv.Atoi(proc.Status(tid, "TracerPid"))
+	other, _ := strconv.Atoi(proc.Status(tid, "TracerPid")) // a thread of it
+	other = proc.Process(other)
 	switch {
 	case other == t.self: // the child of a tracee that died before it could tell
 		if t.tasks[tid] == nil {
@@ -113,6 +114,7 @@ func (t *tracer) explain(p *process, tid int, err error) {
 		return // its debugger is frozen, so nobody can let it go on
 	}
 	t.refused = append(t.refused, refusal{tid, p.path, whyRefused(other, err)})
+	t.remember(p) // it would be lost with its parent: its environment cannot be read, perhaps
 }
 
 // whyRefused is the reason and, after a semicolon, what would help.

@@ -1,8 +1,6 @@
 package tracer_test
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -10,23 +8,7 @@ import (
 	"github.com/cgfreezer/freezer/freezertest"
 )
 
-// askedFor is set to run the tests of this package. The backend is new, and a few
-// of its tests fail now and then: they must not hide what the others say.
-const askedFor = "FREEZER_TEST_PTRACE"
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if os.Getenv(askedFor) == "" && flag.Lookup("test.run").Value.String() == "" {
-		_ = flag.Set("test.run", "^TestThisBackendIsTestedWhenAskedFor$")
-	}
-	freezertest.Main(m)
-}
-
-func TestThisBackendIsTestedWhenAskedFor(t *testing.T) {
-	if os.Getenv(askedFor) == "" {
-		t.Skipf("the ptrace backend is new, and a few of its tests fail now and then: %s=1 runs them", askedFor)
-	}
-}
+func TestMain(m *testing.M) { freezertest.Main(m) }
 
 func TestSuite(t *testing.T) {
 	t.Setenv("FREEZER_RUNTIME_DIR", filepath.Join(t.TempDir(), "run"))

@@ -22,7 +22,8 @@ const userVariable = "TRACER_TEST_USER"
 var userTests = []string{
 	"TestAGroupFreezesAndThaws", "TestStormsAreWon", "TestNoSignalIsLostWhileFreezingAndThawing",
 	"TestATracerThatDiesAtAnyCallHarmsNothing", "TestATracerKilledAtAnyMomentHarmsNothing",
-	"TestAnExecOfAProgramWithPrivilegesKeepsThem",
+	"TestAnExecOfAProgramWithPrivilegesKeepsThem", "TestAProgramWithPrivilegesIsABlocker",
+	"TestATaskThatIsTracedAlreadyIsABlocker",
 	"TestAPlaceThatOthersCouldWriteIsRefused", "TestAProcessOfAnotherUserCannotBeAdded",
 }
 
@@ -127,11 +128,43 @@ func TestAnExecOfAProgramWithPrivilegesKeepsThem(t *testing.T) {
 	}()
 	for range 5 * tries(10) {
 		freeze(t, g)
+		pids, _ := g.Processes()
+		for _, pid := range pids {
+			if s := taskStates(pid); s != "t" && !(s == "D" && parked(pid)) {
+				t.Errorf("process %d runs: it is in state %q", pid, s)
+			}
+		}
 		thaw(t, g)
 	}
 	t.Logf("%d kept their privileges, %d lost them", kept.Load(), lost.Load())
 	if lost.Load() > 0 {
 		t.Error("privileges were lost")
+	}
+}
+
+func TestAProgramWithPrivilegesIsABlocker(t *testing.T) {
+	dir := unprivileged(t)
+	h := place(t)
+	for range tries(10) {
+		g := group(t, h, "t/a")
+		pid, tell := shell(t)
+		add(t, g, pid)
+		child := background(t, tell, dir+"/sleep 0.4 >/dev/null & echo $!")
+		eventually(t, "it has its privileges", func() bool { return effective(child, "Uid") == 0 })
+		if reason := blocked(t, g, child); !strings.Contains(reason, "privileges") {
+			t.Errorf("it says: %s", reason)
+		}
+		if got := taskStates(pid); got != "t" {
+			t.Errorf("its parent is in state %q", got)
+		}
+		eventually(t, "it has a record", func() bool { _, ok := h.recordOf(child); return ok })
+		_ = unix.Kill(pid, unix.SIGKILL)
+		eventually(t, "its parent is dead", func() bool { return !alive(pid) })
+		if frozen, _ := g.Frozen(); frozen && alive(child) {
+			t.Error("it was lost with its parent")
+		}
+		eventually(t, "the group is frozen, for it has ended", func() bool { ok, _ := g.Frozen(); return ok })
+		thaw(t, g)
 	}
 }
 
