@@ -258,3 +258,14 @@ func TestTheSpecificationsOwnSession(t *testing.T) {
 		tr.says("0", "0/freezer.self_freezing")
 	})
 }
+
+func TestGroupsFrozenByPtraceAreNotShown(t *testing.T) {
+	t.Setenv("FREEZER_RUNTIME_DIR", filepath.Join(t.TempDir(), "run"))
+	f, err := freezer.Open(freezer.WithBackend(freezer.Ptrace))
+	if err != nil {
+		t.Skip(err)
+	}
+	if _, err := freezerfs.Mount(f, t.TempDir(), freezerfs.Options{}); !errors.Is(err, freezer.ErrUnsupported) {
+		t.Errorf("got %v", err)
+	}
+}
