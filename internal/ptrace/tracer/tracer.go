@@ -411,10 +411,41 @@ func (t *tracer) rest() {
 	if time.Now().Before(next) {
 		return
 	}
-	t.lastBeat, t.beat = time.Now(), min(2*beat, longBeat)
+	t.lastBeat = time.Now()
 	t.checkGroups()
-	if len(t.freezing) > 0 && t.resisted() {
+	switch {
+	case !t.resisted():
+	case time.Since(t.looked) > idleBeat: // they may have children
 		t.look()
+	default:
+		t.retry()
+	}
+	const share = 20 // of a processor, at most, goes into this
+	t.beat = max(min(2*beat, longBeat), share*time.Since(t.lastBeat))
+}
+
+// retry tries those again that were refused. To look at all for their sake would
+// be dear; when one of them is refused no more that must be done.
+func (t *tracer) retry() {
+	before := t.refused
+	t.refused = nil
+	c := t.h.census(t.records)
+	c.held = t.processes
+	tried := map[int]bool{}
+	for _, r := range before {
+		if pid := proc.Process(r.tid); pid != 0 && !tried[pid] {
+			tried[pid] = true
+			t.consider(c, pid)
+		}
+	}
+	still := map[int]bool{}
+	for _, r := range t.refused {
+		still[r.tid] = true
+	}
+	for _, r := range before {
+		if !still[r.tid] {
+			t.happened(r.path)
+		}
 	}
 }
 
