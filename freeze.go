@@ -21,7 +21,7 @@ type freezeOptions struct {
 	owner    string // of the hold
 	record   holdRecord
 	recorded bool           // even if it is the default hold
-	calls    byte           // how to thaw invisibly, 0 for not
+	calls    int            // how to thaw invisibly, 0 for not
 	skew     *time.Duration // is set
 }
 

@@ -13,13 +13,13 @@ import (
 )
 
 // callsAttr holds, of a group that is to be thawed invisibly, the system calls
-// that its tasks were in before they were frozen: one of the letters below, and
-// what internal/invisible wrote.
+// that its tasks were in before they were frozen, as internal/invisible writes it.
 const callsAttr = "user.freezer.calls"
 
+// How timeouts are to go on.
 const (
-	callsTimed   = 't' // timeouts are to go on
-	callsRestart = 'r' // calls are to start again with their whole timeouts
+	callsTimed   = iota + 1
+	callsRestart // from their beginning
 )
 
 // maxCalls is how long the attribute may be, so that there is room for holds: enough
@@ -34,8 +34,8 @@ const maxCalls = 48 << 10
 //
 // It costs some 10 µs for each task, before the freeze and at the thaw. It needs
 // the right to trace the tasks, and x86-64; ErrUnsupported says that it cannot be
-// had, on cgroup1 and ptrace among others. A process that thaws must go on until the calls
-// have returned (see Settled). In a group with more calls than the group has room
+// had, on cgroup1 among others. On cgroup2 a process that thaws must go on until the
+// calls have returned (see Settled). In a group with more calls than the group has room
 // to remember, timeouts start again in full.
 func Invisible() FreezeOption { return func(o *freezeOptions) { o.calls = callsTimed } }
 
@@ -45,36 +45,35 @@ func InvisibleRestart() FreezeOption { return func(o *freezeOptions) { o.calls =
 
 // rememberCalls notes the calls that the group's tasks are in, before it is
 // frozen.
-func (g *Group) rememberCalls(how byte) error {
+func (g *Group) rememberCalls(how int) error {
 	if how == 0 {
 		return nil
 	}
 	if !invisible.Supported() {
 		return fmt.Errorf("%w: an invisible thaw needs x86-64", ErrUnsupported)
 	}
-	if g.backend.name != Cgroup2 {
-		return fmt.Errorf("%w: an invisible thaw needs cgroup2: who is frozen by %s can be traced by nobody else", ErrUnsupported, g.backend.name)
+	if g.backend.name == Cgroup1 {
+		return fmt.Errorf("%w: an invisible thaw needs cgroup2 or ptrace: who is frozen by cgroup1 cannot be traced", ErrUnsupported)
 	}
-	text := []byte{how}
 	if on, err := g.cg.Freezing(); err != nil || on {
 		return err // it was told before, or it is too late
 	}
+	s := invisible.New()
 	if how == callsTimed {
 		tids, err := g.everyTask()
 		if err != nil {
 			return err
 		}
-		calls, err := invisible.Prepare(tids).MarshalBinary()
-		if err != nil {
-			return err
-		}
-		if len(calls) < maxCalls {
-			text = append(text, calls...)
-		} else {
-			text[0] = callsRestart
-		}
+		s = invisible.Prepare(tids)
 	}
-	return g.setAttr(callsAttr, text)
+	calls, err := s.MarshalBinary()
+	if len(calls) > maxCalls {
+		calls, err = invisible.New().MarshalBinary()
+	}
+	if err != nil {
+		return err
+	}
+	return g.setAttr(callsAttr, calls)
 }
 
 // everyTask lists the tasks of the group and of its descendants.
@@ -101,6 +100,9 @@ func (g *Group) run(attrs []string) error {
 	if err != nil {
 		return err
 	}
+	if own, ok := g.cg.(invisibleThawer); ok {
+		return errors.Join(own.ThawInvisibly(s), g.removeAttr(callsAttr))
+	}
 	tids, err := g.everyTask()
 	if err != nil {
 		return err
@@ -112,17 +114,19 @@ func (g *Group) run(attrs []string) error {
 	return errors.Join(err, g.removeAttr(callsAttr))
 }
 
+// An invisibleThawer looks after the calls itself.
+type invisibleThawer interface {
+	ThawInvisibly(s *invisible.Session) error
+}
+
 func (g *Group) recallCalls() (*invisible.Session, error) {
-	text, err := g.getAttr(callsAttr)
+	calls, err := g.getAttr(callsAttr)
 	if err != nil && err != unix.ENODATA {
 		return nil, err
 	}
-	s := invisible.New()
-	if len(text) > 0 && text[0] == callsTimed {
-		timed := new(invisible.Session)
-		if timed.UnmarshalBinary(text[1:]) == nil { // else it is not ours
-			return timed, nil
-		}
+	s := new(invisible.Session)
+	if s.UnmarshalBinary(calls) != nil { // it is not ours
+		s = invisible.New()
 	}
 	return s, nil
 }
@@ -130,8 +134,8 @@ func (g *Group) recallCalls() (*invisible.Session, error) {
 // ThawsInvisibly says whether the group was frozen with Invisible, so that
 // whoever thaws it should wait until it has Settled.
 func (g *Group) ThawsInvisibly() bool {
-	text, err := g.getAttr(callsAttr)
-	return err == nil && len(text) > 0 && text[0] == callsTimed
+	s, err := g.recallCalls()
+	return err == nil && !s.Restart
 }
 
 // Settled waits until the calls that started again at a thaw through this handle

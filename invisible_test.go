@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/freezertest"
+	"github.com/cgfreezer/freezer/internal/proc"
 )
 
 // An epoll_wait of 600 ms, and how it ended: what python shows of EINTR it shows
@@ -57,18 +59,28 @@ func epollWaiter(t *testing.T) (pid int, result func() (text string, took time.D
 	}
 }
 
+// ptraced calls test with a group that is frozen by ptrace, in a place of its own.
+func ptraced(t *testing.T, test func(t *testing.T, g *freezer.Group)) {
+	t.Run(freezer.Ptrace, func(t *testing.T) {
+		t.Setenv("FREEZER_RUNTIME_DIR", filepath.Join(t.TempDir(), "run"))
+		g, err := freezertest.Tree(t, freezer.Ptrace).Create("g")
+		must(t, err)
+		test(t, g)
+	})
+}
+
 func TestInvisibleThawHidesTheFreezeFromEpoll(t *testing.T) {
-	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+	test := func(t *testing.T, g *freezer.Group) {
 		freezertest.InTime(t, func() error {
 			pid, result := epollWaiter(t)
 			must(t, g.Add(pid))
 			err := g.Freeze(t.Context(), freezer.Invisible())
 			if errors.Is(err, freezer.ErrUnsupported) {
 				wantState(t, g, freezer.Thawed)
-				if g.Backend() == freezer.Cgroup2 {
+				if g.Backend() != freezer.Cgroup1 {
 					t.Skip(err)
 				}
-				return nil // elsewhere that is as it should be
+				return nil // there that is as it should be
 			}
 			must(t, err)
 			must(t, unix.Nanosleep(&unix.Timespec{Nsec: 200e6}, nil)) // for so long it is frozen
@@ -79,6 +91,41 @@ func TestInvisibleThawHidesTheFreezeFromEpoll(t *testing.T) {
 				t.Error("the calls are still remembered")
 			}
 			return late
+		})
+	}
+	eachBackend(t, test)
+	ptraced(t, test)
+}
+
+func TestACallThatIsMindedIsFrozenAgain(t *testing.T) {
+	ptraced(t, func(t *testing.T, g *freezer.Group) {
+		freezertest.InTime(t, func() error {
+			pid, result := epollWaiter(t)
+			must(t, g.Add(pid))
+			for _, opts := range [][]freezer.FreezeOption{{freezer.Invisible()}, nil, {freezer.Invisible()}} {
+				must(t, g.Freeze(t.Context(), opts...))
+				wantState(t, g, freezer.Frozen)
+				must(t, g.Thaw())
+			}
+			return checkEpoll(t, result)
+		})
+	})
+}
+
+func TestATaskThatIsKilledWhileItsCallIsMindedIsReaped(t *testing.T) {
+	ptraced(t, func(t *testing.T, g *freezer.Group) {
+		pid, _ := epollWaiter(t)
+		must(t, g.Add(pid))
+		must(t, g.Freeze(t.Context(), freezer.Invisible()))
+		must(t, g.Thaw())
+		must(t, unix.Kill(pid, unix.SIGKILL))
+		freezertest.Eventually(t, "the group is empty", func() bool {
+			pids, err := g.Processes()
+			return err == nil && len(pids) == 0
+		})
+		freezertest.Eventually(t, "its parent sees its end", func() bool {
+			s, err := proc.ReadStat(pid)
+			return err != nil || s.State == 'Z' && proc.Status(pid, "TracerPid") == "0"
 		})
 	})
 }

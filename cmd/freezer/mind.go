@@ -51,7 +51,7 @@ const minderEnv = "FREEZER_MINDER"
 // invisibly. done is false when there is no need, or it is that process that
 // asks.
 func (s *session) delegated(gang freezer.Gang) (done bool, err error) {
-	if os.Getenv(minderEnv) != "" || !slices.ContainsFunc(gang, (*freezer.Group).ThawsInvisibly) {
+	if os.Getenv(minderEnv) != "" || !slices.ContainsFunc(gang, needsMinder) {
 		return false, nil
 	}
 	exe, err := os.Executable()
@@ -80,6 +80,11 @@ func (s *session) delegated(gang freezer.Gang) (done bool, err error) {
 		return true, &statusError{status: int(word[0])}
 	}
 	return true, nil
+}
+
+// needsMinder says so of a group: those that are frozen by ptrace have a tracer.
+func needsMinder(g *freezer.Group) bool {
+	return g.Backend() == freezer.Cgroup2 && g.ThawsInvisibly()
 }
 
 // mind tells the exit status to who waits for it, leaves the terminal, and stays

@@ -2,7 +2,9 @@ package invisible
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,22 +57,26 @@ func NewMinder() *Minder { return &Minder{calls: map[int]*minded{}, naps: napsHe
 // Len is the number of calls that are minded.
 func (m *Minder) Len() int { return len(m.calls) }
 
+// Tasks lists the tasks whose calls are minded.
+func (m *Minder) Tasks() []int { return slices.Collect(maps.Keys(m.calls)) }
+
 // Minds says whether the call of a task is minded: the task is a tracee then.
 func (m *Minder) Minds(tid int) bool { return m.calls[tid] != nil }
 
 // Resume thaws a tracee that was frozen by being held in a stop: its call starts
-// again, and the task goes on, detached or minded.
+// again, and the task goes on, detached or minded. The error is ESRCH when it has
+// left that stop, because it was killed or another thread's exec took its place.
 func (m *Minder) Resume(tid int, status ptrace.Status, s *Session) error {
 	if m.Minds(tid) {
-		m.Handle(tid, status)
-		return nil
+		return m.Handle(tid, status)
 	}
-	err := m.Amend(tid, status, s)
+	if err := m.Amend(tid, status, s); err != nil {
+		s.skip(tid, err.Error())
+	}
 	if m.Minds(tid) {
 		_ = ptrace.SetOptions(tid, options)
 	}
-	m.Release(tid, status.Signal())
-	return err
+	return m.Release(tid, status.Signal())
 }
 
 // Forget tells that a task is gone.
@@ -188,25 +194,26 @@ const never = time.Duration(1<<63 - 1)
 
 // Release lets a stopped tracee go on, and take a signal if it was about to: for
 // good, or until its call returns.
-func (m *Minder) Release(tid int, signal unix.Signal) {
+func (m *Minder) Release(tid int, signal unix.Signal) error {
 	if !m.Minds(tid) {
-		_ = ptrace.Detach(tid, signal)
-		return
+		return ptrace.Detach(tid, signal)
 	}
-	m.goOn(tid, signal)
+	return m.goOn(tid, signal)
 }
 
 // goOn lets a minded task run to its next stop.
-func (m *Minder) goOn(tid int, signal unix.Signal) {
-	if ptrace.NextSyscall(tid, signal) != nil {
+func (m *Minder) goOn(tid int, signal unix.Signal) error {
+	err := ptrace.NextSyscall(tid, signal)
+	if err != nil {
 		m.Forget(tid)
 	}
+	return err
 }
 
 // letGo ends the minding of a task.
-func (m *Minder) letGo(tid int, signal unix.Signal) {
+func (m *Minder) letGo(tid int, signal unix.Signal) error {
 	m.Forget(tid)
-	_ = ptrace.Detach(tid, signal)
+	return ptrace.Detach(tid, signal)
 }
 
 // Expire interrupts the calls whose time is up, and returns how long there is
@@ -243,24 +250,22 @@ func (m *Minder) Abandon() {
 	}
 }
 
-// Handle attends to a stop of a minded task, and to no other.
-func (m *Minder) Handle(tid int, status ptrace.Status) {
+// Handle attends to a stop of a minded task, and to no other. Its error is that of
+// Resume.
+func (m *Minder) Handle(tid int, status ptrace.Status) error {
 	c := m.calls[tid]
 	switch {
 	case c == nil:
-		return
+		return nil
 	case status.GroupStop(): // the process was stopped: its call fails, as always
 		c.finish(tid, -int(unix.EINTR))
-		m.letGo(tid, 0)
-		return
+		return m.letGo(tid, 0)
 	case status.Event() == 0:
 	case m.over:
 		c.finish(tid, restartNoHandler)
-		m.letGo(tid, 0)
-		return
+		return m.letGo(tid, 0)
 	default: // it is frozen again
-		m.goOn(tid, 0)
-		return
+		return m.goOn(tid, 0)
 	}
 	switch where(tid) {
 	case atEntry:
@@ -268,55 +273,55 @@ func (m *Minder) Handle(tid int, status ptrace.Status) {
 		// what it waits for, as it would have: what came meanwhile came in time.
 		c.entered = true
 		c.deadline = max(c.deadline, now()+lastLook)
-		m.goOn(tid, 0)
+		return m.goOn(tid, 0)
 	case atExit:
-		m.returned(tid, c)
+		return m.returned(tid, c)
 	default:
-		m.signaled(tid, c, status.Signal())
+		return m.signaled(tid, c, status.Signal())
 	}
 }
 
 // returned attends to a task whose call is about to return. Only a result that
 // says that the call was interrupted is of interest: by the deadline, by a signal
 // or by a freeze.
-func (m *Minder) returned(tid int, c *minded) {
+func (m *Minder) returned(tid int, c *minded) error {
 	regs, err := ptrace.Registers(tid)
 	switch {
 	case err != nil:
 		m.Forget(tid)
+		return err
 	case !interrupted(regs.Result()):
 		if c.submitted > 0 {
 			c.finish(tid, 0)
 		}
-		m.letGo(tid, 0)
+		return m.letGo(tid, 0)
 	case c.timeUp:
 		c.finish(tid, c.timedOut(tid, c.call))
-		m.letGo(tid, 0)
+		return m.letGo(tid, 0)
 	case m.over:
 		c.finish(tid, restartNoHandler)
-		m.letGo(tid, 0)
+		return m.letGo(tid, 0)
 	default:
 		c.entered = false
 		if regs.Result() == -int(unix.EINTR) {
 			regs.SetResult(restartNoHandler)
 			_ = ptrace.SetRegisters(tid, regs)
 		}
-		m.goOn(tid, 0)
+		return m.goOn(tid, 0)
 	}
 }
 
 // signaled attends to a task that is about to take a signal. If a handler is to
 // run, the call fails with EINTR and is not started again. Other signals end the
 // task, stop it, or would never have been seen if it were not traced.
-func (m *Minder) signaled(tid int, c *minded, signal unix.Signal) {
+func (m *Minder) signaled(tid int, c *minded, signal unix.Signal) error {
 	if !caught(tid, signal) {
-		m.goOn(tid, signal)
-		return
+		return m.goOn(tid, signal)
 	}
 	if c.submitted > 0 {
 		c.finish(tid, 0)
 	}
-	m.letGo(tid, signal)
+	return m.letGo(tid, signal)
 }
 
 // finish sets what the call returns.

@@ -214,7 +214,11 @@ func (s *Session) skip(tid int, why string) {
 // MarshalBinary makes a text of the session that another process on this host
 // can thaw with; some 20 bytes for each call with a timeout.
 func (s *Session) MarshalBinary() ([]byte, error) {
-	b := binary.AppendVarint([]byte{marshalVersion}, int64(s.at))
+	version := byte(marshalVersion)
+	if s.Restart {
+		version = marshalRestart
+	}
+	b := binary.AppendVarint([]byte{version}, int64(s.at))
 	for tid, n := range s.notes {
 		if n.need == nothing {
 			continue
@@ -226,15 +230,20 @@ func (s *Session) MarshalBinary() ([]byte, error) {
 	return b, nil
 }
 
-const marshalVersion = 1
+// The versions of the text.
+const (
+	marshalVersion = 1
+	marshalRestart = 2 // with Restart
+)
 
 // UnmarshalBinary reads what MarshalBinary made. The error is EINVAL for
 // anything else.
 func (s *Session) UnmarshalBinary(b []byte) error {
 	*s = Session{notes: map[int]note{}, quit: make(chan struct{})}
-	if len(b) == 0 || b[0] != marshalVersion {
+	if len(b) == 0 || b[0] != marshalVersion && b[0] != marshalRestart {
 		return fmt.Errorf("%w: no session of this version", unix.EINVAL)
 	}
+	s.Restart = b[0] == marshalRestart
 	b = b[1:]
 	next := func() (v int64) {
 		v, n := binary.Varint(b)

@@ -193,7 +193,7 @@ func (t *tracer) collect(tid int) {
 
 func (t *tracer) release() {
 	for _, s := range t.stopped {
-		t.minder.Release(s.tid, s.signal)
+		_ = t.minder.Release(s.tid, s.signal)
 	}
 	t.stopped = nil
 }
@@ -229,7 +229,7 @@ func (t *tracer) attend(tid int) {
 		t.collect(tid)
 		t.release()
 	default:
-		t.minder.Handle(tid, status)
+		_ = t.minder.Handle(tid, status)
 	}
 }
 

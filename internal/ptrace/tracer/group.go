@@ -1,10 +1,12 @@
 package tracer
 
 import (
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cgfreezer/freezer/internal/invisible"
 	"github.com/cgfreezer/freezer/internal/kernfs"
 )
 
@@ -20,7 +22,7 @@ type Group struct {
 func (h *Hierarchy) Open(dir *kernfs.Dir) *Group { return &Group{h: h, dir: dir} }
 
 // ask sends a request about this group.
-func (g *Group) ask(begin bool, verb string) (answer string, err error) {
+func (g *Group) ask(begin bool, verb string, more ...string) (answer string, err error) {
 	path, err := g.h.path(g.dir.Path())
 	if err != nil {
 		return "", err
@@ -29,7 +31,7 @@ func (g *Group) ask(begin bool, verb string) (answer string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return g.h.ask(begin, verb, id, path)
+	return g.h.ask(begin, verb, id, path+strings.Join(more, ""))
 }
 
 // ident is the directory's identity. The error is ENODEV when it has been removed.
@@ -88,7 +90,21 @@ func (g *Group) SetFreezing(on bool) error {
 		g.look.Store(&untilSettled)
 		return err
 	}
-	_, err := g.ask(false, "thaw")
+	return g.thaw("")
+}
+
+// ThawInvisibly is SetFreezing(false) by way of a session. The tracer looks after
+// the calls that start again.
+func (g *Group) ThawInvisibly(s *invisible.Session) error {
+	calls, err := s.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	return g.thaw("\x00" + string(calls))
+}
+
+func (g *Group) thaw(how string) error {
+	_, err := g.ask(false, "thaw", how)
 	if err == errNobody {
 		err = nil
 	}

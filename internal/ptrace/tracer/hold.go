@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cgfreezer/freezer/internal/invisible"
 	"github.com/cgfreezer/freezer/internal/kernfs"
 	"github.com/cgfreezer/freezer/internal/proc"
 	"github.com/cgfreezer/freezer/internal/ptrace"
@@ -41,7 +42,7 @@ func (t *tracer) take(s proc.Stat, path string) {
 	if p == nil || p.start != s.Start {
 		p = &process{pid: s.ID, start: s.Start}
 	}
-	p.path, p.leaving, p.sealed = path, false, false
+	p.path, p.leaving, p.sealed, p.session = path, false, false, nil
 	for _, k := range p.tasks {
 		k.leaving = false
 	}
@@ -151,7 +152,7 @@ func (t *tracer) seal(p *process) {
 	}
 	if p.pid > t.last || t.wrapped { // it may have become another's between the look and the seizing
 		if s, err := proc.ReadStat(p.pid); err == nil && s.Start != p.start {
-			t.release(p)
+			t.release(p, nil)
 			return
 		}
 	}
@@ -211,11 +212,28 @@ func (t *tracer) collect() {
 		default:
 			if k.polls++; k.polls > 25 {
 				k.parked = parked(k.tid)
+				t.reapUnknown(k)
 			}
 			still = append(still, k)
 		}
 	}
 	t.pending = append(still, t.pending...)
+}
+
+// reapUnknown reaps the dead threads of a dead process that are tracees by birth,
+// of which nobody could tell any more: its end comes after theirs.
+func (t *tracer) reapUnknown(first *task) {
+	if first.tid != first.of.pid {
+		return
+	}
+	if s, err := proc.ReadStat(first.tid); err != nil || s.State != 'Z' {
+		return
+	}
+	for _, tid := range proc.Threads(first.tid) {
+		if t.tasks[tid] == nil {
+			_, _ = ptrace.Poll(tid)
+		}
+	}
 }
 
 // bury drops the tasks that were killed while they were held.
@@ -324,9 +342,9 @@ func (t *tracer) drop(k *task) {
 	}
 }
 
-// release lets a process go.
-func (t *tracer) release(p *process) {
-	p.leaving, p.sealed = true, false
+// release lets a process go, by way of a session if there is one.
+func (t *tracer) release(p *process, s *invisible.Session) {
+	p.leaving, p.sealed, p.session = true, false, s
 	for _, k := range slices.Clone(p.tasks) {
 		t.leave(k)
 	}
@@ -341,7 +359,7 @@ func (t *tracer) leave(k *task) {
 
 // detach lets a stopped task go on, with the signal that it was about to take.
 func (t *tracer) detach(k *task) {
-	if err := ptrace.Detach(k.tid, k.stop.Signal()); err == nil {
+	if t.letRun(k.tid, k.stop, k.of.session) == nil {
 		t.drop(k)
 		return
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/invisible"
 )
 
 // A request is a line: a verb, the identity of a group's directory (or the
@@ -16,7 +18,7 @@ import (
 // all is well.
 //
 //	hello            nothing: a tracer is there
-//	freeze, thaw     change the self state
+//	freeze, thaw     change the self state; after a NUL, how to thaw invisibly
 //	list             the groups whose self state is freezing, as NUMBER PATH lines
 //	state            self, parent, frozen: a digit each
 //	settle           the same, when nothing new is found any more, or soon
@@ -29,6 +31,7 @@ type request struct {
 	verb     string
 	number   uint64
 	path     string
+	calls    string // what invisible.Session wrote
 	deadline time.Time
 	conn     int // the descriptor that the answer is written to
 }
@@ -39,7 +42,8 @@ func parseRequest(conn int, line string) (r *request, ok bool) {
 		return nil, false
 	}
 	n, err := strconv.ParseUint(f[1], 10, 64)
-	return &request{verb: f[0], number: n, path: f[2], conn: conn}, err == nil
+	path, calls, _ := strings.Cut(f[2], "\x00")
+	return &request{verb: f[0], number: n, path: path, calls: calls, conn: conn}, err == nil
 }
 
 // answer never waits: who does not read gets nothing.
@@ -62,7 +66,7 @@ func (t *tracer) handle(r *request) {
 		}
 	}
 	if id, ok := t.freezing[r.path]; ok && id != r.number && r.verb != "moved" {
-		t.thaw(r.path) // it was removed by somebody who did not tell
+		t.thaw(r.path, nil) // it was removed by somebody who did not tell
 	}
 	switch r.verb {
 	case "hello":
@@ -71,7 +75,7 @@ func (t *tracer) handle(r *request) {
 		t.freeze(r.path, r.number)
 		r.answer(0, "")
 	case "thaw", "gone":
-		t.thaw(r.path)
+		t.thaw(r.path, r.session())
 		r.answer(0, "")
 	case "moved":
 		t.moved(int(r.number), r.path)
@@ -100,6 +104,18 @@ func (t *tracer) handle(r *request) {
 	default:
 		r.answer(unix.EOPNOTSUPP, "")
 	}
+}
+
+// session is what an invisible thaw needs; nil for another one.
+func (r *request) session() *invisible.Session {
+	if r.calls == "" {
+		return nil
+	}
+	s := new(invisible.Session)
+	if s.UnmarshalBinary([]byte(r.calls)) != nil {
+		return invisible.New()
+	}
+	return s
 }
 
 // states are self, parent and frozen.
@@ -173,7 +189,7 @@ func (t *tracer) kill(path string) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	delete(t.killing, path)
-	t.letGo()
+	t.letGo(nil)
 }
 
 // serve takes the requests that come within a time, and then all that are there.
@@ -246,4 +262,4 @@ func (t *tracer) forgetSource(fd int) {
 	t.sources = slices.DeleteFunc(t.sources, func(s unix.PollFd) bool { return int(s.Fd) == fd })
 }
 
-const maxMessage = 8 << 10
+const maxMessage = 64 << 10

@@ -109,8 +109,7 @@ func precede() {
 }
 
 // countEnds returns an eventfd that is written to when a tracee has ended. Its
-// stops raise no SIGCHLD: there would be a thousand at a time, and they are
-// looked for anyway.
+// stops raise no SIGCHLD (see tellStops).
 func countEnds() int {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -124,15 +123,17 @@ func countEnds() int {
 			_, _ = unix.Write(fd, one[:])
 		}
 	}()
-	setNoStops()
+	tellStops(false)
 	var set unix.Sigset_t
 	set.Val[0] = 1 << (unix.SIGCHLD - 1)
 	_ = unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil) // let another thread be disturbed
 	return fd
 }
 
-// setNoStops adds SA_NOCLDSTOP to what Go's runtime has set up for SIGCHLD.
-func setNoStops() {
+// tellStops says whether stops of tracees raise SIGCHLD, too, as for what Go's
+// runtime has set up. While tasks are frozen there would be a thousand at a time,
+// and they are looked for anyway.
+func tellStops(yes bool) {
 	var action struct {
 		handler  uintptr
 		flags    uintptr
@@ -145,6 +146,9 @@ func setNoStops() {
 		return
 	}
 	action.flags |= noStops
+	if yes {
+		action.flags &^= noStops
+	}
 	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), at, 0, 8, 0, 0)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cgfreezer/freezer/internal/invisible"
 	"github.com/cgfreezer/freezer/internal/kernfs"
 	"github.com/cgfreezer/freezer/internal/proc"
 )
@@ -24,6 +25,8 @@ type tracer struct {
 	sources  []unix.PollFd // both, and the connections
 	reaper   reaper
 	job      *job // what this one runs; nil for the tracer of all
+
+	minder *invisible.Minder
 
 	freezing map[string]uint64 // the groups whose self state is freezing, and their identities
 	killing  map[string]bool   // the groups that are held to be killed
@@ -61,9 +64,10 @@ type process struct {
 	start   uint64
 	path    string // of its group
 	tasks   []*task
-	running int  // how many of them have not stopped
-	sealed  bool // all its tasks have stopped, and a look thereafter found no other
-	leaving bool // is let go, as soon as its tasks have stopped
+	running int                // how many of them have not stopped
+	sealed  bool               // all its tasks have stopped, and a look thereafter found no other
+	leaving bool               // is let go, as soon as its tasks have stopped …
+	session *invisible.Session // … by way of this
 }
 
 // lingers is how long a tracer without work waits for some.
@@ -71,7 +75,7 @@ const lingers = time.Second
 
 func newTracer(h *Hierarchy, listener, ends int) *tracer {
 	t := &tracer{
-		h: h, self: os.Getpid(), listener: listener, ends: ends,
+		h: h, self: os.Getpid(), listener: listener, ends: ends, minder: invisible.NewMinder(),
 		freezing: map[string]uint64{}, killing: map[string]bool{},
 		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{}, outsiders: map[int]bool{},
 		told:   map[string]bool{},
@@ -90,6 +94,7 @@ func (t *tracer) run() {
 		if t.serve(0) {
 			t.buryAll()
 		}
+		t.mind()
 		t.collect()
 		if t.unsettled() {
 			t.awaitStops()
@@ -106,7 +111,7 @@ func (t *tracer) finished() bool {
 	if t.job != nil {
 		return t.job.over && len(children(t.self)) == 0
 	}
-	return len(t.freezing) == 0 && len(t.tasks) == 0 && len(t.unwritten) == 0 &&
+	return len(t.freezing) == 0 && len(t.tasks) == 0 && t.minder.Len() == 0 && len(t.unwritten) == 0 &&
 		len(t.waiters) == 0 && len(t.kills) == 0 && time.Since(t.active) > lingers
 }
 
@@ -324,16 +329,17 @@ func (t *tracer) readRecords() {
 	t.records, t.recorded = t.h.records(), st.Mtim
 }
 
-// thaw ends it, and lets go of the tasks that no other group above holds.
-func (t *tracer) thaw(path string) {
+// thaw ends it, and lets go of the tasks that no other group above holds, by way
+// of a session if there is one.
+func (t *tracer) thaw(path string, s *invisible.Session) {
 	delete(t.freezing, path)
-	t.letGo()
+	t.letGo(s)
 }
 
-func (t *tracer) letGo() {
+func (t *tracer) letGo(s *invisible.Session) {
 	for _, p := range t.processes {
-		if !t.holds(p.path) {
-			t.release(p)
+		if !t.holds(p.path) && !p.leaving {
+			t.release(p, s)
 		}
 	}
 	maps.DeleteFunc(t.news, func(path string, _ int) bool { return !t.holds(path) })
@@ -354,7 +360,7 @@ func (t *tracer) moved(pid int, path string) {
 	if t.holds(path) {
 		t.happened(path)
 	}
-	t.letGo()
+	t.letGo(nil)
 }
 
 // awaitStops gives the tasks that were interrupted a moment, but goes on when
@@ -401,7 +407,7 @@ func (t *tracer) rest() {
 		beat = max(t.beat, shortBeat)
 	}
 	next := t.lastBeat.Add(beat)
-	wait := max(time.Until(next), 0)
+	wait := min(max(time.Until(next), 0), t.minder.Expire())
 	for _, r := range slices.Concat(t.waiters, t.kills) {
 		wait = min(wait, max(time.Until(r.deadline), 0))
 	}
@@ -473,7 +479,7 @@ func (t *tracer) publish() {
 func (t *tracer) checkGroups() {
 	for path, id := range t.freezing {
 		if is, _ := t.h.identity(path); is != id {
-			t.thaw(path)
+			t.thaw(path, nil)
 		}
 	}
 }
