@@ -108,7 +108,16 @@ func (h *Hierarchy) move(path string, pid int) error {
 			return err
 		}
 	}
-	return h.setRecord(pid, record{s.Start, id, path})
+	from := c.home(pid).path
+	if err := h.setRecord(pid, record{s.Start, id, path}); err != nil {
+		return err
+	}
+	for _, changed := range []string{from, path} {
+		if changed != "" {
+			h.touch(changed)
+		}
+	}
+	return nil
 }
 
 // children lists the processes whose parent this one is.
@@ -180,11 +189,16 @@ func (h *Hierarchy) Remove(dir string) error {
 	if err != nil {
 		return err
 	}
-	_ = unix.Unlink(dir + "/" + changesName)
-	if err := unix.Rmdir(dir); err != nil {
-		if err == unix.ENOTEMPTY {
-			err = unix.EBUSY
+	for range 3 { // the tracer may just tell of a thaw, and make the file again
+		_ = unix.Unlink(dir + "/" + changesName)
+		if err = unix.Rmdir(dir); err != unix.ENOTEMPTY {
+			break
 		}
+	}
+	if err == unix.ENOTEMPTY {
+		return unix.EBUSY
+	}
+	if err != nil {
 		return err
 	}
 	_, err = h.ask(false, "gone", id, path)

@@ -22,8 +22,9 @@ const (
 	markedName  = ".freezer-marked"  // a link: since when processes have been marked
 )
 
-// changesName is a file in each group that has been frozen. It is written to when
-// the group's state changes, so that inotify tells; what is in it means nothing.
+// changesName is a file in each group that was ever used. It is written to when
+// the group's state changes, and when a process is put into it or taken out, so that
+// inotify tells; what is in it means nothing.
 const changesName = "freezer.changes"
 
 // Find returns the place for this user's groups; or, when root is not empty, the
@@ -155,22 +156,26 @@ func under(group, path string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// touch writes to the files that tell of changes, of a group and of all below.
+// touch writes to the file that tells of a group's changes.
 func (h *Hierarchy) touch(path string) {
-	dir := h.dir(path)
-	fd, err := unix.Open(dir+"/"+changesName, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return
+	fd, err := unix.Open(h.dir(path)+"/"+changesName, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		_, _ = unix.Pwrite(fd, []byte{'\n'}, 0)
+		unix.Close(fd)
 	}
-	_, _ = unix.Pwrite(fd, []byte{'\n'}, 0)
-	unix.Close(fd)
+}
+
+// touchAll is touch for a group and all below.
+func (h *Hierarchy) touchAll(path string) {
+	h.touch(path)
+	dir := h.dir(path)
 	if st := (unix.Stat_t{}); unix.Stat(dir, &st) == nil && st.Nlink == 2 { // without children
 		return
 	}
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		if e.IsDir() {
-			h.touch(path + "/" + e.Name())
+			h.touchAll(path + "/" + e.Name())
 		}
 	}
 }

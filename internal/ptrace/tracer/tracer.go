@@ -463,14 +463,14 @@ func (t *tracer) publish() {
 	for path := range t.told {
 		if _, ok := t.freezing[path]; !ok {
 			delete(t.told, path)
-			t.h.touch(path)
+			t.h.touchAll(path)
 		}
 	}
 	for path := range t.freezing {
 		frozen := t.frozen(path)
 		if was, ok := t.told[path]; !ok || was != frozen {
 			t.told[path] = frozen
-			t.h.touch(path)
+			t.h.touchAll(path)
 		}
 	}
 }
