@@ -45,7 +45,7 @@ func (c *execCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	return replace(path, argv)
+	return s.replace(path, argv)
 }
 
 // frozenError names the group that would have to be thawed.

@@ -62,7 +62,7 @@ func (c *freezeCmd) Run(s *session) error {
 		say(fmt.Sprintf("all of them stopped within %s", skew.Round(10*time.Microsecond)))
 	}
 	if err == nil && c.Reclaim.set {
-		memory, err = s.reclaim(s.notice()(0), gang, c.Reclaim.size)
+		memory, err = s.reclaim(ready(0), gang, c.Reclaim.size)
 	}
 	if s.JSON {
 		return errors.Join(err, s.states(gang, err, func(r *report, g *freezer.Group) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -41,7 +40,7 @@ func (c *runCmd) Run(s *session) error {
 	if f.MustRun() {
 		return supervise(f, c.Group, path, argv)
 	}
-	ctx := s.notice()(0)
+	s.notice()(0) // it goes through, or is undone
 	undo, err := f.AddAll(c.Group, []int{os.Getpid()}, false)
 	if err != nil {
 		return err
@@ -54,17 +53,7 @@ func (c *runCmd) Run(s *session) error {
 	if name, value, ok := strings.Cut(mark, "="); ok {
 		_ = os.Setenv(name, value) // it is a legal one
 	}
-	s.stop()
-	if ctx.Err() != nil {
-		undo()
-		return fmt.Errorf("run %s: interrupted", argv[0])
-	}
-	if signal.Ignored(syscall.SIGINT) {
-		// A shell without job control starts what shall run in the background with
-		// SIGINT and SIGQUIT ignored. Go's runtime lets SIGQUIT go.
-		signal.Ignore(syscall.SIGQUIT)
-	}
-	err = replace(path, argv)
+	err = s.replace(path, argv)
 	undo()
 	return err
 }
@@ -111,7 +100,10 @@ func executable(path string) error {
 
 // replace executes the program in place of this one; it returns when that fails.
 // A text without an interpreter's name is the shell's, as in execvp(3).
-func replace(path string, argv []string) error {
+func (s *signals) replace(path string, argv []string) error {
+	if s.release() {
+		return fmt.Errorf("run %s: interrupted", argv[0])
+	}
 	err := syscall.Exec(path, argv, os.Environ())
 	if err == syscall.ENOEXEC {
 		err = syscall.Exec("/bin/sh", append([]string{"sh", path}, argv[1:]...), os.Environ())

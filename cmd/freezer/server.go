@@ -36,7 +36,7 @@ func (c *mountCmd) Run(s *session) error {
 	if c.Detach {
 		args = append(args, "--detach")
 	}
-	return serve(append(args, c.Dir))
+	return s.serve(append(args, c.Dir))
 }
 
 type umountCmd struct {
@@ -46,7 +46,7 @@ type umountCmd struct {
 // Help is the part of the help that follows the flags.
 func (*umountCmd) Help() string { return `No group and no state is changed by that.` }
 
-func (c *umountCmd) Run(*session) error { return serve([]string{"umount", c.Dir}) }
+func (c *umountCmd) Run(s *session) error { return s.serve([]string{"umount", c.Dir}) }
 
 type demoCmd struct{}
 
@@ -55,7 +55,7 @@ func (*demoCmd) Help() string {
 	return `It shows what SIGSTOP does to a nested shell and freezing does not, a freeze that is kept from being complete, and the ways out. It removes all that it made, also when it is interrupted.`
 }
 
-func (c *demoCmd) Run(s *session) error { return serve(s.flags("demo")) }
+func (c *demoCmd) Run(s *session) error { return s.serve(s.flags("demo")) }
 
 // flags are a command of the server's and the global flags.
 func (s *session) flags(command string) []string {
@@ -70,11 +70,12 @@ func (s *session) flags(command string) []string {
 }
 
 // serve executes the server in place of this program.
-func serve(args []string) error {
+func (s *signals) serve(args []string) error {
 	path, err := findServer()
 	if err != nil {
 		return err
 	}
+	s.release()
 	return fmt.Errorf("%s: %w", path, syscall.Exec(path, append([]string{server}, args...), os.Environ()))
 }
 

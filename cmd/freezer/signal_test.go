@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -71,5 +74,34 @@ func TestAWaitWithoutTimeHasNoDeadline(t *testing.T) {
 	<-child.Done()
 	if err := child.Err(); err != context.Canceled {
 		t.Errorf("a context below it: %v", err)
+	}
+}
+
+func TestASignalEndsTheWaitsThatComeAfter(t *testing.T) {
+	var s signals
+	ready := s.notice()
+	first := ready(time.Hour)
+	defer signal.Stop(s.wait.caught)
+	s.wait.caught <- syscall.SIGINT
+	<-first.Done()
+	if second := ready(0); second.Err() != context.Canceled || !ended(s.wait) {
+		t.Errorf("the wait after it: %v", second.Err())
+	}
+}
+
+func TestDyingByASignalIsDyingByIt(t *testing.T) {
+	const dies = "FREEZER_TEST_DIES"
+	if sig, err := strconv.Atoi(os.Getenv(dies)); err == nil {
+		dieBy(syscall.Signal(sig))
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGSEGV, syscall.SIGUSR1, syscall.SIGKILL} {
+		for range 5 {
+			cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+			cmd.Env = append(os.Environ(), dies+"="+strconv.Itoa(int(sig)))
+			_ = cmd.Run()
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != sig || status.CoreDump() {
+				t.Errorf("%v: it ended with %v", sig, describe(status))
+			}
+		}
 	}
 }

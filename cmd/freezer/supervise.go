@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/cgfreezer/freezer"
 )
@@ -19,9 +17,7 @@ func supervise(f *freezer.Freezer, group, path string, argv []string) error {
 		return err
 	}
 	if by != 0 {
-		signal.Reset()
-		_ = syscall.Kill(os.Getpid(), by)
-		status = 128 + int(by) // not every signal ends everybody
+		dieBy(by)
 	}
 	os.Exit(status)
 	return nil
