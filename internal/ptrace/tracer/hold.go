@@ -210,30 +210,41 @@ func (t *tracer) collect() {
 		case s.Stopped():
 			t.stopped(k, s)
 		default:
+			still = append(still, k)
 			if k.polls++; k.polls > 25 {
 				k.parked = parked(k.tid)
-				t.reapUnknown(k)
+				if k == k.of.tasks[0] { // once for each process
+					t.findLost(k.of)
+				}
 			}
-			still = append(still, k)
 		}
 	}
 	t.pending = append(still, t.pending...)
 }
 
-// reapUnknown reaps the dead threads of a dead process that are tracees by birth,
-// of which nobody could tell any more: its end comes after theirs.
-func (t *tracer) reapUnknown(first *task) {
-	if first.tid != first.of.pid {
-		return
-	}
-	if s, err := proc.ReadStat(first.tid); err != nil || s.State != 'Z' {
-		return
-	}
-	for _, tid := range proc.Threads(first.tid) {
-		if t.tasks[tid] == nil {
-			_, _ = ptrace.Poll(tid)
+// findLost finds tracees among a process's threads of which nothing was told,
+// because the thread that made them was killed. The kernel ends no process, and
+// lets no exec go on, before their ends are reaped.
+func (t *tracer) findLost(p *process) {
+	for _, tid := range proc.Threads(p.pid) {
+		if t.tasks[tid] != nil || t.reap(tid) {
+			continue
+		}
+		if proc.Status(tid, "TracerPid") == strconv.Itoa(t.self) {
+			t.add(p, tid)
+			_ = ptrace.Interrupt(tid)
 		}
 	}
+}
+
+// reap ends a dead tracee that is not known, and is false when it is none.
+func (t *tracer) reap(tid int) bool {
+	s, err := ptrace.Poll(tid)
+	if err != nil || !s.Ended() {
+		return false
+	}
+	t.job.ended(tid, s)
+	return true
 }
 
 // bury drops the tasks that were killed while they were held.

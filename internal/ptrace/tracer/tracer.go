@@ -246,7 +246,11 @@ func (t *tracer) consider(c *census, pid int) int {
 		return corpse
 	case h.path == "":
 		return outside
-	case t.holds(h.path) && !dead(s):
+	case dead(s):
+		if t.tasks[pid] == nil {
+			t.reap(pid) // see findLost
+		}
+	case t.holds(h.path):
 		t.take(s, h.path)
 	}
 	return inside
