@@ -303,6 +303,17 @@ type thawOptions struct {
 	ended bool // only the leases that are over
 }
 
+func thawing(opts []ThawOption) thawOptions {
+	if len(opts) == 0 { // no memory is made for it: see plain
+		return thawOptions{owner: DefaultOwner}
+	}
+	o := thawOptions{owner: DefaultOwner}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
+
 // HeldBy takes that owner's hold off, not the default one.
 func HeldBy(owner string) ThawOption { return func(o *thawOptions) { o.owner = owner } }
 
@@ -338,10 +349,7 @@ func (e *HeldError) Is(target error) bool {
 // HeldError and it stays frozen. Its tasks also stay frozen while an ancestor is
 // freezing, which is no error; States tells.
 func (g *Group) Thaw(opts ...ThawOption) error {
-	o := thawOptions{owner: DefaultOwner}
-	for _, opt := range opts {
-		opt(&o)
-	}
+	o := thawing(opts)
 	if o.owner != DefaultOwner {
 		if err := CheckOwner(o.owner); err != nil {
 			return opError("thaw", g.name, err)
