@@ -73,6 +73,17 @@ func Wait(tid int) (Status, error) { return wait(tid, 0) }
 // Poll is Wait without waiting: the status of a task that runs is zero.
 func Poll(tid int) (Status, error) { return wait(tid, unix.WNOHANG) }
 
+// Reap is Poll for who wants to know of ends only: it leaves even the stop in
+// exec to a later Poll. ended is false when the task has not, or is no tracee.
+func Reap(tid int) (s Status, ended bool) {
+	s, err := waitid(tid, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT|unix.WALL|unix.WNOHANG)
+	if err != nil || !s.Ended() {
+		return Status{}, false
+	}
+	s, err = waitid(tid, unix.WEXITED|unix.WALL|unix.WNOHANG)
+	return s, err == nil && s.Ended()
+}
+
 func wait(tid, flags int) (Status, error) {
 	s, err := waitid(tid, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT|unix.WALL|flags)
 	if err == nil && (s.Ended() || s.Event() == unix.PTRACE_EVENT_EXEC) {

@@ -88,7 +88,7 @@ func (t *tracer) add(p *process, tid int) {
 	p.running++
 	t.processes[p.pid] = p
 	t.tasks[tid] = k
-	t.reaper.add(tid)
+	t.reaper.goesOn()
 	t.pending = append(t.pending, k)
 	t.happened(p.path)
 }
@@ -155,6 +155,9 @@ func (t *tracer) seal(p *process) {
 			t.release(p, nil)
 			return
 		}
+	}
+	if first := t.tasks[p.pid]; first != nil && first.stop.Stopped() && !t.check(first) {
+		return // a thread that was not held yet has started another program
 	}
 	if p.sealed = threads(p.pid) == len(p.tasks); !p.sealed {
 		known := len(p.tasks)
@@ -239,26 +242,37 @@ func (t *tracer) findLost(p *process) {
 
 // reap ends a dead tracee that is not known, and is false when it is none.
 func (t *tracer) reap(tid int) bool {
-	s, err := ptrace.Poll(tid)
-	if err != nil || !s.Ended() {
-		return false
+	s, ended := ptrace.Reap(tid)
+	if ended {
+		t.job.ended(tid, s)
 	}
-	t.job.ended(tid, s)
-	return true
+	return ended
 }
 
 // bury drops the tasks that were killed while they were held.
 func (t *tracer) bury() {
-	for tid, k := range t.tasks {
-		if !k.stop.Stopped() {
-			continue
-		}
-		if s, err := ptrace.Poll(tid); err != nil {
-			t.vanished(k)
-		} else if s.Ended() {
-			t.ended(k, s)
+	for _, k := range t.tasks {
+		if k.stop.Stopped() {
+			t.check(k)
 		}
 	}
+}
+
+// check makes sure that a task is still in the stop that it was seen in, and is
+// false when it is not.
+func (t *tracer) check(k *task) bool {
+	switch s, err := ptrace.Poll(k.tid); {
+	case err != nil:
+		t.vanished(k)
+	case s.Ended():
+		t.ended(k, s)
+	case s.Event() == unix.PTRACE_EVENT_EXEC: // another thread's, which took its place
+		t.again(k)
+		t.stopped(k, s)
+	default:
+		return true
+	}
+	return false
 }
 
 func (t *tracer) ended(k *task, s ptrace.Status) {
@@ -320,6 +334,7 @@ func (t *tracer) adopt(child int, parent *task) {
 func (t *tracer) vanished(k *task) {
 	p, leaving := k.of, k.leaving
 	t.drop(k)
+	t.happened(p.path) // a thread that was not held may have taken its place
 	if k.tid == p.pid || t.processes[p.pid] != p && proc.Process(p.pid) == 0 {
 		return
 	}
@@ -406,8 +421,9 @@ type reaper struct {
 	mu    sync.Mutex
 	on    bool
 	timer *time.Timer
-	seen  int                   // how many there were at the last beat
-	tids  []int                 // of the process that is being seized
+	pid   int                   // of the process that is being seized
+	count int                   // of what has been seized, ever
+	seen  int                   // the same at the last beat
 	ended map[int]ptrace.Status // by TID
 }
 
@@ -419,11 +435,7 @@ const reaperBeat = 2 * time.Millisecond
 func (r *reaper) guard(p *process) (done func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tids = r.tids[:0]
-	for _, k := range p.tasks {
-		r.tids = append(r.tids, k.tid)
-	}
-	r.on = true
+	r.on, r.pid = true, p.pid
 	if r.timer == nil {
 		r.timer = time.AfterFunc(reaperBeat, r.reap)
 	} else {
@@ -437,9 +449,9 @@ func (r *reaper) guard(p *process) (done func()) {
 	}
 }
 
-func (r *reaper) add(tid int) {
+func (r *reaper) goesOn() {
 	r.mu.Lock()
-	r.tids = append(r.tids, tid)
+	r.count++
 	r.mu.Unlock()
 }
 
@@ -450,20 +462,18 @@ func (r *reaper) reap() {
 		return
 	}
 	r.timer.Reset(reaperBeat)
-	if n := len(r.tids); n != r.seen { // the seizing goes on
-		r.seen = n
+	if r.count != r.seen { // the seizing goes on
+		r.seen = r.count
 		return
 	}
-	r.tids = slices.DeleteFunc(r.tids, func(tid int) bool {
-		s, err := ptrace.Poll(tid)
-		if err == nil && s.Ended() {
+	for _, tid := range proc.Threads(r.pid) { // also those that nobody told of
+		if s, ended := ptrace.Reap(tid); ended {
 			if r.ended == nil {
 				r.ended = map[int]ptrace.Status{}
 			}
 			r.ended[tid] = s
 		}
-		return err != nil || s.Ended()
-	})
+	}
 }
 
 func (r *reaper) take() map[int]ptrace.Status {
