@@ -121,6 +121,7 @@ func TestOrphansBelongToTheGroupOfTheirMarker(t *testing.T) {
 	one, lost := background(t, tell, orphan), background(t, tell, naked)
 	orphaned(t, one)
 	orphaned(t, lost)
+	eventually(t, "it has lost the marker", func() bool { s, _ := proc.ReadStat(lost); return s.Command == "sleep" })
 	if !g.has(t, one) {
 		t.Error("an orphan with the marker is not in the group")
 	}
