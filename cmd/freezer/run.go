@@ -102,7 +102,7 @@ func executable(path string) error {
 // A text without an interpreter's name is the shell's, as in execvp(3).
 func (s *signals) replace(path string, argv []string) error {
 	if s.release() {
-		return fmt.Errorf("run %s: interrupted", argv[0])
+		return fmt.Errorf("%s is not run: interrupted", argv[0])
 	}
 	err := syscall.Exec(path, argv, os.Environ())
 	if err == syscall.ENOEXEC {

@@ -52,8 +52,13 @@ func (t *tracer) mind() {
 // lost waits for a tracee that left its stop before it could be let go.
 func (t *tracer) lost(tid int) {
 	t.minder.Forget(tid)
-	pid := proc.Process(tid)
-	if s, err := proc.ReadStat(pid); err == nil {
-		t.add(&process{pid: pid, start: s.Start, leaving: true}, tid)
+	s, err := proc.ReadStat(proc.Process(tid))
+	if err != nil {
+		return
 	}
+	p := t.processes[s.ID] // other threads of it may be held again
+	if p == nil {
+		p = &process{pid: s.ID, start: s.Start, leaving: true}
+	}
+	t.add(p, tid)
 }

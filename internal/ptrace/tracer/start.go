@@ -130,9 +130,9 @@ func countEnds() int {
 	return fd
 }
 
-// tellStops says whether stops of tracees raise SIGCHLD, too, as for what Go's
-// runtime has set up. While tasks are frozen there would be a thousand at a time,
-// and they are looked for anyway.
+// tellStops says whether stops of tracees raise SIGCHLD, too; the rest stays as
+// Go's runtime has set it up. While tasks are frozen there would be a thousand at
+// a time, and they are looked for anyway.
 func tellStops(yes bool) {
 	var action struct {
 		handler  uintptr
