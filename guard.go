@@ -47,7 +47,7 @@ type circumstances struct {
 	ours   bool // a file system of this project is mounted
 	using  bool // the caller uses a FUSE file system
 	parent int  // PID of the caller's
-	keeper int  // PID, 0 when there is none
+	keeper processID
 }
 
 // A protected process must not be frozen.
@@ -79,6 +79,11 @@ func (g *Group) mayFreeze(force, alone bool) error {
 	gd.mu.Lock()
 	defer gd.mu.Unlock()
 	inside := g.f.inside(g, alone, now)
+	if len(inside) > 0 { // some may have ended, and others have their PIDs now
+		g.f.protect(true)
+		gd.located = 0
+		inside = g.f.inside(g, alone, now)
+	}
 	if len(inside) == 0 {
 		g.cleared.Store(now)
 	}
@@ -151,12 +156,25 @@ func (g *Group) admits(pid int) error {
 	if pid == os.Getpid() {
 		return nil
 	}
-	for _, p := range g.f.protected() {
-		if p.pid == pid {
-			return fmt.Errorf("%w: process %d, %s, would be frozen there; thaw the group first", ErrSelf, p.pid, p.why)
-		}
+	if p := g.f.protected(pid); p != nil {
+		return fmt.Errorf("%w: process %d, %s, would be frozen there; thaw the group first", ErrSelf, p.pid, p.why)
 	}
 	return nil
+}
+
+// protected returns what is known of a process if it is a protected one.
+func (f *Freezer) protected(pid int) (p *protected) {
+	f.guard.mu.Lock()
+	defer f.guard.mu.Unlock()
+	for _, anew := range []bool{false, true} { // see mayFreeze
+		f.protect(anew)
+		i := slices.IndexFunc(f.guard.held, func(p protected) bool { return p.pid == pid })
+		if i < 0 {
+			return nil
+		}
+		p = &f.guard.held[i]
+	}
+	return p
 }
 
 // protect brings the list of protected processes up to date, when need be.
@@ -167,7 +185,7 @@ func (f *Freezer) protect(anew bool) {
 		gd.fuse, c.ours = fuseMounts(mounts)
 		anew = true
 	}
-	c.parent, c.keeper, c.using = os.Getppid(), keeperPID(), usesFuse(gd.fuse)
+	c.parent, c.keeper, c.using = os.Getppid(), keeperID(), usesFuse(gd.fuse)
 	if anew || c != gd.known {
 		gd.held, gd.known = c.protected(), c
 	}
@@ -189,15 +207,6 @@ func (f *Freezer) newMounts() (mounts []mountinfo.Mount, changed bool) {
 	}
 	mounts, _ = mountinfo.Self()
 	return mounts, true
-}
-
-// protected returns the processes that the caller cannot do without, without
-// their directories.
-func (f *Freezer) protected() []protected {
-	f.guard.mu.Lock()
-	defer f.guard.mu.Unlock()
-	f.protect(false)
-	return f.guard.held
 }
 
 // locate looks up where the protected processes are. It is false when one of
@@ -235,8 +244,8 @@ func (c circumstances) protected() []protected {
 			list = append(list, protected{pid: pid, why: "which the caller descends from"})
 		}
 	}
-	if c.keeper != 0 && c.keeper != self {
-		list = append(list, protected{pid: c.keeper, why: "the keeper, which ends leases", always: true})
+	if c.keeper.pid != 0 && c.keeper.pid != self && !c.keeper.ended() {
+		list = append(list, protected{pid: c.keeper.pid, why: "the keeper, which ends leases", always: true})
 	}
 	if !c.ours && !c.using {
 		return list

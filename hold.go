@@ -56,11 +56,18 @@ func (r holdRecord) over() bool {
 	if r.Until != 0 && bootNow() >= r.Until {
 		return true
 	}
-	if r.While == 0 {
-		return false
-	}
-	s, err := proc.ReadStat(r.While)
-	return errors.Is(err, unix.ESRCH) || err == nil && (s.Start != r.Start || s.State == 'Z')
+	return r.While != 0 && processID{r.While, r.Start}.ended()
+}
+
+// A processID names a process beyond its end, when others may have its PID.
+type processID struct {
+	pid   int
+	start uint64 // clock ticks since the machine began
+}
+
+func (id processID) ended() bool {
+	s, err := proc.ReadStat(id.pid)
+	return errors.Is(err, unix.ESRCH) || err == nil && (s.Start != id.start || s.State == 'Z')
 }
 
 func bootNow() int64 {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/proc"
 	"github.com/cgfreezer/freezer/internal/rundir"
 )
 
@@ -29,7 +30,7 @@ import (
 //
 //	keeper/lock      locked by the keeper
 //	keeper/standby   locked by the one who waits for the lock
-//	keeper/pid       of the keeper
+//	keeper/pid       the keeper's, and when it began: it stays when the keeper is killed
 //	leases/NAME      a group with leases: NAME is its directory, escaped
 const (
 	keeperDir = "keeper"
@@ -131,15 +132,20 @@ func keeperLock(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// keeperPID returns the keeper of this user, 0 when there is none.
-func keeperPID() int {
-	text, err := kernfs.ReadFile(filepath.Join(rundir.Path(), keeperDir, "pid"))
+// keeperID returns the keeper of this user, as it was when it began; all zero
+// when there is none.
+func keeperID() (id processID) {
+	text, err := kernfs.ReadFile(keeperIDFile())
 	if err != nil {
-		return 0
+		return processID{}
 	}
-	pid, _ := strconv.Atoi(string(text))
-	return max(pid, 0)
+	pid, start, _ := strings.Cut(string(text), " ")
+	id.pid, _ = strconv.Atoi(pid)
+	id.start, _ = strconv.ParseUint(start, 10, 64)
+	return id
 }
+
+func keeperIDFile() string { return filepath.Join(rundir.Path(), keeperDir, "pid") }
 
 // RunKeeper is the keeper: it returns when there are no leases to end, or when
 // another keeper and its stand-in are there already. The program `freezer` calls
@@ -205,8 +211,11 @@ func (k *keeper) run(ctx context.Context, lock *os.File) error {
 	if _, err := unix.InotifyAddWatch(news, dir, unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF); err != nil {
 		return err
 	}
-	pidFile := filepath.Join(rundir.Path(), keeperDir, "pid")
-	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+	self, err := proc.ReadStat(os.Getpid())
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(keeperIDFile(), fmt.Appendf(nil, "%d %d", os.Getpid(), self.Start), 0o600); err != nil {
 		return err
 	}
 	k.leaveGroups()
@@ -214,7 +223,7 @@ func (k *keeper) run(ctx context.Context, lock *os.File) error {
 	for ctx.Err() == nil {
 		next, pids, busy := k.pass(dir)
 		if !busy {
-			_ = os.Remove(pidFile)
+			_ = os.Remove(keeperIDFile())
 			lock.Close() // the stand-in gets it, looks, and ends as well
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
 				return startKeeper()

@@ -259,3 +259,24 @@ func TestRacingOwnersNeverUndoEachOther(t *testing.T) {
 		}
 	})
 }
+
+// A keeper that is killed leaves its PID behind, for anybody.
+func TestThePIDOfAKeeperThatIsGoneMayBeFrozen(t *testing.T) {
+	runtimeDir := t.TempDir()
+	t.Setenv("FREEZER_RUNTIME_DIR", runtimeDir)
+	must(t, os.Mkdir(filepath.Join(runtimeDir, "keeper"), 0o700))
+	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+		pid := freezertest.Sleeper(t)
+		must(t, g.Add(pid))
+		stat, err := proc.ReadStat(pid)
+		must(t, err)
+		record := func(start uint64) {
+			must(t, os.WriteFile(filepath.Join(runtimeDir, "keeper", "pid"), fmt.Appendf(nil, "%d %d", pid, start), 0o600))
+		}
+		record(stat.Start)
+		wantErrSelf(t, "freezing the keeper", g.Freeze(t.Context()))
+		record(stat.Start - 1)
+		must(t, g.Freeze(t.Context()))
+		must(t, g.Thaw())
+	})
+}
