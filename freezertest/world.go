@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -211,14 +212,16 @@ func workerCommand() (*exec.Cmd, error) {
 		return nil, fmt.Errorf("no worker: %s is no test binary", exe)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), workerEnv+"=1")
+	cmd.Env = append(os.Environ(), workerEnv+"=1", "GODEBUG=asyncpreemptoff=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, nil
 }
 
 // A worker's first thread, whose TID is the PID, is none of those that count.
 // Each of these runs without help of the others: some may be frozen and hold what
-// Go's scheduler or garbage collector wants.
+// Go's scheduler or garbage collector wants. Nor are they preempted (workerCommand
+// sees to it): a goroutine that is locked to its thread goes on only when another
+// thread hands it the processor back.
 func init() {
 	if os.Getenv(workerEnv) != "" {
 		runtime.LockOSThread()
@@ -253,6 +256,9 @@ func work() {
 			started := make(chan int)
 			go count(&counts[threads], started)
 			answer = <-started
+			for counts[threads].Load() == 0 { // until it is out of Go's scheduler
+				time.Sleep(time.Millisecond)
+			}
 		case "spawn":
 			quiet.Store(false)
 			for range 4 {
