@@ -86,10 +86,14 @@ func await(runner *os.File, signals <-chan os.Signal) (status int, by unix.Signa
 	if err := hear(runner, "started %d", &job); err != nil {
 		return 0, 0, err
 	}
+	pass := func(s os.Signal) { _ = unix.Kill(job, s.(unix.Signal)) }
+	for range len(signals) { // from before there was a job that the terminal's could reach
+		pass(<-signals)
+	}
 	go func() {
 		for s := range signals {
 			if s != unix.SIGINT && s != unix.SIGQUIT {
-				_ = unix.Kill(job, s.(unix.Signal))
+				pass(s)
 			}
 		}
 	}()

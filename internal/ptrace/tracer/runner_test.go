@@ -2,8 +2,11 @@ package tracer
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +29,33 @@ func TestARunnerTellsHowItsProgramEnded(t *testing.T) {
 	eventually(t, "the runners have ended", func() bool { return len(h.runners()) == 0 })
 }
 
-// job runs a program by a runner until the test ends.
+func TestAnInterruptFromBeforeTheJobIsNotLost(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	signals := make(chan os.Signal, 1)
+	signals <- unix.SIGINT
+	_, _ = fmt.Fprintf(theirs, "started %d", cmd.Process.Pid)
+	go func() {
+		defer theirs.Close()
+		err := cmd.Wait().(*exec.ExitError)
+		_, _ = fmt.Fprintf(theirs, "ended 0 %d", err.Sys().(syscall.WaitStatus).Signal())
+	}()
+	if _, by, err := await(ours, signals); by != unix.SIGINT || err != nil {
+		t.Errorf("it ended by %v, %v", by, err)
+	}
+	close(signals)
+}
+
+// runJobOf runs a program by a runner until the test ends.
 func runJobOf(t *testing.T, g *Group, program string, argv ...string) (runner int) {
 	t.Helper()
 	done := make(chan struct{})
