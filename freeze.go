@@ -95,6 +95,9 @@ func (gang Gang) Freeze(ctx context.Context, opts ...FreezeOption) error {
 	held, start, err := gang.hold(o)
 	if err == nil {
 		if o.asked != nil {
+			for _, g := range gang {
+				_, _ = g.cg.Frozen() // by ptrace, this is when tasks are told
+			}
 			o.asked()
 		}
 		err = gang.wait(ctx, start, o)

@@ -43,7 +43,7 @@ func Probe(opts ...Option) []Capability {
 	} else {
 		list = append(list, f.probePlace(o.root != ""), f.probeKill(), f.probeHolds(), f.probeSpeed(), f.probeThreads())
 	}
-	return append(list, probePtrace(), probeSystemd(), probeReasons(), probeFuse(err == nil && f.Backend() == Ptrace), probeGdb(), probeLog())
+	return append(list, probePtrace(), probeSystemd(), probeReasons(), probeFuse(), probeGdb(), probeLog())
 }
 
 // cause is the message of an error without the operation that failed.
@@ -191,11 +191,8 @@ func probeReasons() Capability {
 	return Capability{name, true, "what each task waits for, and the way there", ""}
 }
 
-func probeFuse(ptrace bool) Capability {
+func probeFuse() Capability {
 	const name = "mount"
-	if ptrace {
-		return Capability{name, false, "groups that are frozen by ptrace cannot be shown as a file system", "cgroup2 or cgroup1"}
-	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Capability{name, false, "/dev/fuse: " + err.Error(), "modprobe fuse; in a container: --device /dev/fuse"}

@@ -45,6 +45,11 @@ func (a attrs) set(dir, name, value string) error {
 	return unix.Lsetxattr(dir, a.prefix+name, []byte(value), 0)
 }
 
+// setOwner gives a file without counterpart its owner and mode.
+func (a attrs) setOwner(dir string, f *file, uid, gid, mode uint32) error {
+	return a.set(dir, f.name+".owner", fmt.Sprintf("%d %d %o", uid, gid, mode))
+}
+
 // fileStat is stat(2) of a file of the group.
 func (fs *fileSystem) fileStat(g *group, f *file) (st unix.Stat_t, err error) {
 	if own := f.kernel(fs.f.Backend()); own != "" {
@@ -58,7 +63,8 @@ func (fs *fileSystem) fileStat(g *group, f *file) (st unix.Stat_t, err error) {
 }
 
 // bareStat is that of a file without counterpart. Until it is given away it
-// belongs to who made the group, which the kernel's other files remember.
+// belongs to who made the group, which the kernel's other files remember, if there
+// are any.
 func (fs *fileSystem) bareStat(g *group, f *file) unix.Stat_t {
 	st := g.stat
 	st.Mode, st.Nlink, st.Size = unix.S_IFREG|f.mode, 1, 0
@@ -67,7 +73,7 @@ func (fs *fileSystem) bareStat(g *group, f *file) unix.Stat_t {
 	} else if made, err := fs.root.stat(g.join("cgroup.events")); err == nil {
 		st.Uid, st.Gid = made.Uid, made.Gid
 	} else {
-		st.Uid, st.Gid = 0, 0
+		st.Uid, st.Gid = uint32(os.Geteuid()), uint32(os.Getegid())
 	}
 	return st
 }
@@ -179,7 +185,7 @@ func (fs *fileSystem) setAttr(g *group, f *file, st *unix.Stat_t, in *fuse.SetAt
 			if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0 {
 				return nil
 			}
-			return fs.attrs.set(fs.dir(g), f.name+".owner", fmt.Sprintf("%d %d %o", uid, gid, mode))
+			return fs.attrs.setOwner(fs.dir(g), f, uid, gid, mode)
 		}
 	}
 	if uid != st.Uid || gid != st.Gid {
@@ -217,7 +223,15 @@ func setTimes(path string, in *fuse.SetAttrIn) error {
 
 // giveAll makes a new group the caller's, with all that is in it, as the kernel
 // does for who makes a group there.
-func giveAll(dir string, c caller) error {
+func (fs *fileSystem) giveAll(dir string, c caller) error {
+	if fs.f.Backend() == freezer.Ptrace { // in whose place no other user can be
+		for _, f := range inAGroup {
+			if err := fs.attrs.setOwner(dir, f, c.uid, c.gid, unix.S_IFREG|f.mode); err != nil {
+				return err
+			}
+		}
+		return unix.Lchown(dir, int(c.uid), int(c.gid))
+	}
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		if err := unix.Lchown(dir+"/"+e.Name(), int(c.uid), int(c.gid)); err != nil {

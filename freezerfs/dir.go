@@ -48,7 +48,11 @@ func (fs *fileSystem) enter(g *group, name string, out *fuse.EntryOut) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return unix.ENOENT // a file of the kernel's that is not shown
 	}
-	out.NodeId = fs.nodes.remember(g.node, name, st.Ino).id
+	dir, err := fs.keep(g.join(name), &st)
+	if err != nil {
+		return err
+	}
+	out.NodeId = fs.nodes.remember(g.node, name, st.Ino, dir).id
 	attr(&out.Attr, &st)
 	return nil
 }
@@ -76,12 +80,16 @@ func (fs *fileSystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, ou
 		return status(err)
 	}
 	st, err := fs.adopt(g, name, made.Dir(), in)
+	var dir int
+	if err == nil {
+		dir, err = fs.keep(g.join(name), &st)
+	}
 	if err != nil {
 		_ = made.Remove()
 		return status(err)
 	}
 	fs.releaser.made()
-	n := fs.nodes.remember(g.node, name, st.Ino)
+	n := fs.nodes.remember(g.node, name, st.Ino, dir)
 	fs.stampLater(n, made)
 	out.NodeId = n.id
 	attr(&out.Attr, &st)
@@ -116,11 +124,24 @@ func (fs *fileSystem) adopt(g *group, name, dir string, in *fuse.MkdirIn) (st un
 		return st, err
 	}
 	if c.uid != st.Uid || c.gid != st.Gid {
-		if err := giveAll(dir, c); err != nil {
+		if err := fs.giveAll(dir, c); err != nil {
 			return st, err
 		}
 	}
 	return fs.root.stat(g.join(name))
+}
+
+// keep keeps the number of a group's directory from being used again, where that
+// is necessary: see node. It looks at the directory once more then.
+func (fs *fileSystem) keep(path string, st *unix.Stat_t) (dir int, err error) {
+	if fs.f.Backend() != freezer.Ptrace {
+		return -1, nil
+	}
+	dir, err = unix.Open(fs.f.Root()+"/"+path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	return dir, unix.Fstat(dir, st)
 }
 
 // Rmdir removes a group without tasks and children.

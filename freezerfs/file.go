@@ -90,10 +90,13 @@ func fileByName(name string, root bool) *file {
 // kernel is the name of the kernel's own file that does the same; empty when
 // there is none.
 func (f *file) kernel(backend string) string {
-	if backend == freezer.Cgroup1 {
+	switch backend {
+	case freezer.Cgroup1:
 		return f.name
+	case freezer.Cgroup2:
+		return f.native
 	}
-	return f.native
+	return ""
 }
 
 // A handle is an open file.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/ptrace/tracer"
 )
 
 // Flags of a group are in the kernel's file of that name where there is one, on
@@ -94,7 +95,12 @@ func (fs *fileSystem) agent() string {
 
 // agentKeeper is the file whose attribute the agent is. It is not the root's
 // directory because who watches that one hears of each group that is made.
-func (fs *fileSystem) agentKeeper() string { return fs.f.Root() + "/cgroup.procs" }
+func (fs *fileSystem) agentKeeper() string {
+	if fs.f.Backend() == freezer.Ptrace {
+		return fs.f.Root() + "/" + tracer.ChangesName
+	}
+	return fs.f.Root() + "/cgroup.procs"
+}
 
 func readAgent(fs *fileSystem, _ *handle, _ caller) ([]byte, error) {
 	if text, err := kernfs.ReadFile(fs.f.Root() + "/" + agentFile); err == nil {

@@ -56,15 +56,7 @@ type Server struct {
 // Mount shows the tree of f at dir, which must be a directory and not already
 // show one, until it is unmounted. When Mount returns, the mount is in use. f
 // must not be changed; it can be used by others.
-//
-// The error is freezer.ErrUnsupported on the backend Ptrace, whose groups are
-// plain directories: their numbers may be used twice, they have no files with
-// owners that could be shown, and a task that freezes its own group there runs on
-// until it is caught.
 func Mount(f *freezer.Freezer, dir string, opts Options) (*Server, error) {
-	if f.Backend() == freezer.Ptrace {
-		return nil, fmt.Errorf("%w: groups can be shown as a file system only where the kernel freezes (cgroup2 or cgroup1), and not by ptrace", freezer.ErrUnsupported)
-	}
 	if opts.Grace <= 0 {
 		opts.Grace = DefaultGrace
 	}

@@ -10,12 +10,15 @@ import (
 
 // A node is a group that the kernel remembers. It is the very group: one that is
 // removed and made again is another node, because the kernel gives its directory
-// another number (64 bits, never used twice).
+// another number (64 bits, never used twice). A plain directory's number, by
+// ptrace, is used again as soon as nobody has the directory open, so there it is
+// kept open.
 //
 // The number is the node's, too, and those of its files are the same with the
 // file's number in the topmost bits, which leaves nothing to be remembered for files.
 type node struct {
 	id      uint64 // of the kernel's directory; fuse.FUSE_ROOT_ID for the root of the tree
+	dir     int    // a descriptor that keeps the number from being used again; -1 where it never is
 	parent  *node  // guarded by nodes.mu, as all below
 	name    string // in the parent
 	lookups uint64 // how many answers the kernel has about it and its files
@@ -41,7 +44,7 @@ type nodes struct {
 }
 
 func (ns *nodes) init() {
-	ns.root = &node{id: fuse.FUSE_ROOT_ID, lookups: 1}
+	ns.root = &node{id: fuse.FUSE_ROOT_ID, dir: -1, lookups: 1}
 	ns.all = map[uint64]*node{ns.root.id: ns.root}
 }
 
@@ -52,14 +55,17 @@ func (ns *nodes) get(number uint64) (*node, *file) {
 	return ns.all[number&groupMask], fileByNumber(number >> fileShift)
 }
 
-// remember is to be called for each answer about a group that the kernel gets.
-func (ns *nodes) remember(parent *node, name string, id uint64) *node {
+// remember is to be called for each answer about a group that the kernel gets. It
+// takes the descriptor over.
+func (ns *nodes) remember(parent *node, name string, id uint64, dir int) *node {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n := ns.all[id]
 	if n == nil {
-		n = &node{id: id}
+		n = &node{id: id, dir: dir}
 		ns.all[id] = n
+	} else if dir >= 0 {
+		unix.Close(dir)
 	}
 	n.parent, n.name = parent, name // cgroup1 knows rename
 	n.lookups++
@@ -82,6 +88,9 @@ func (ns *nodes) forget(number, lookups uint64) {
 	}
 	if n.lookups -= min(lookups, n.lookups); n.lookups == 0 {
 		delete(ns.all, n.id)
+		if n.dir >= 0 {
+			unix.Close(n.dir)
+		}
 	}
 }
 

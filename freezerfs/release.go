@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/internal/audit"
 )
 
@@ -40,7 +41,11 @@ func (r *releaser) start() {
 		return
 	}
 	// The lock is on a file that nothing else locks. It goes with the process.
-	lock, err := unix.Open(r.fs.f.Root()+"/cgroup.procs", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	flags := unix.O_RDONLY | unix.O_CLOEXEC
+	if r.fs.f.Backend() == freezer.Ptrace {
+		flags |= unix.O_CREAT
+	}
+	lock, err := unix.Open(r.fs.agentKeeper(), flags, 0o600)
 	if err != nil {
 		return // the root is gone; who makes it again comes here again
 	}

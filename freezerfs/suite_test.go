@@ -20,7 +20,11 @@ func TestSuite(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
 			freezertest.Suite(t, func(tb testing.TB) (freezertest.System, freezertest.World) {
-				return system{mount(tb, backend, freezerfs.Options{})}, freezertest.NewWorld(tb)
+				w := freezertest.NewWorld(tb)
+				if backend == freezer.Ptrace {
+					w = freezertest.WithoutDebuggers(tb, w)
+				}
+				return system{mount(tb, backend, freezerfs.Options{Grace: freezerfs.DefaultGrace})}, w
 			})
 		})
 	}

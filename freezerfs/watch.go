@@ -3,6 +3,7 @@ package freezerfs
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/ptrace/tracer"
 )
 
 // A watcher looks after the groups of a tree and finds out which are released.
@@ -21,7 +23,7 @@ type watcher struct {
 	byID     map[uint64]*watched
 	was      map[uint64]bool // occupied, as an earlier watcher saw it
 	doubtful map[*watched]bool
-	tick     time.Duration // how often cgroup1 must be asked, because it does not tell
+	tick     time.Duration // how often must be asked, where nothing tells
 	lost     bool          // events are missing
 	agent    int           // watch of the file that has the agent, which goes with the root
 	rootGone bool
@@ -143,7 +145,7 @@ func (w *watcher) doubt(g *watched) {
 // sleep waits until there is something to do.
 func (w *watcher) sleep(wake int) {
 	timeout := -1
-	if w.fs.f.Backend() == freezer.Cgroup1 && w.anyOccupied() {
+	if w.fs.f.Backend() != freezer.Cgroup2 && w.anyOccupied() {
 		timeout = int(w.tick.Milliseconds())
 	}
 	fds := []unix.PollFd{{Fd: int32(w.inotify), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
@@ -187,6 +189,8 @@ func (w *watcher) event(watch int, mask uint32, name string) {
 		w.doubt(g)
 	case mask&unix.IN_MODIFY != 0 && (name == "cgroup.procs" || name == "cgroup.threads" || name == "tasks"):
 		w.occupy(g)
+	case mask&unix.IN_ATTRIB != 0 && name == tracer.ChangesName: // a process has come
+		w.occupy(g)
 	case mask&unix.IN_MODIFY != 0 && name == notifyFile, mask&unix.IN_ATTRIB != 0 && name == "":
 		w.flag(g)
 	}
@@ -218,7 +222,7 @@ func (w *watcher) forget(watch int) {
 	}
 }
 
-// On cgroup1 nothing tells that a group has become empty. Asking takes at most
+// On cgroup1, and by ptrace, nothing tells that a group has become empty. Asking takes at most
 // a fiftieth of a processor.
 const (
 	shortTick = 50 * time.Millisecond
@@ -265,9 +269,18 @@ func (w *watcher) isOccupied(g *watched) bool {
 	if unix.Stat(dir, &st) != nil || st.Nlink > 2 || g.id != 0 && st.Ino != g.id {
 		return true
 	}
-	if w.fs.f.Backend() == freezer.Cgroup1 {
+	switch w.fs.f.Backend() {
+	case freezer.Cgroup1:
 		text, err := kernfs.ReadFile(dir + "/tasks")
 		return err != nil || len(text) > 0
+	case freezer.Ptrace:
+		g, err := w.fs.f.Group(strings.TrimPrefix(g.path, "/"))
+		if err != nil {
+			return true
+		}
+		defer g.Close()
+		pids, err := g.Processes()
+		return err != nil || len(pids) > 0
 	}
 	text, err := kernfs.ReadFile(dir + "/cgroup.events")
 	return err != nil || bytes.Contains(text, []byte("populated 1"))

@@ -190,6 +190,25 @@ func (w *world) Trace(pid int) (detach func()) {
 	return detach
 }
 
+// WithoutDebuggers is a world for the backend Ptrace, to which tasks that are traced
+// already are blockers.
+func WithoutDebuggers(tb testing.TB, w World) World {
+	return untraced{w, w.(ThreadWorld), tb}
+}
+
+type untraced struct {
+	World
+	threads
+	tb testing.TB
+}
+
+type threads = ThreadWorld
+
+func (w untraced) Trace(int) func() {
+	w.tb.Skip("this backend cannot hold what is traced already")
+	return nil
+}
+
 func (w *world) KernelThread() int {
 	for _, pid := range proc.All() {
 		if s, err := proc.ReadStat(pid); err == nil && s.KernelThread() {

@@ -112,10 +112,12 @@ func (h *Hierarchy) move(path string, pid int) error {
 	if err := h.setRecord(pid, record{s.Start, id, path}); err != nil {
 		return err
 	}
-	for _, changed := range []string{from, path} {
-		if changed != "" {
-			h.touch(changed)
-		}
+	if from != "" {
+		h.touch(from)
+	}
+	if path != "" {
+		h.touch(path)
+		_ = unix.Chmod(h.dir(path)+"/"+ChangesName, 0o600)
 	}
 	return nil
 }
@@ -189,8 +191,11 @@ func (h *Hierarchy) Remove(dir string) error {
 	if err != nil {
 		return err
 	}
+	if hasChildren(dir) {
+		return unix.EBUSY
+	}
 	for range 3 { // the tracer may just tell of a thaw, and make the file again
-		_ = unix.Unlink(dir + "/" + changesName)
+		_ = unix.Unlink(dir + "/" + ChangesName)
 		if err = unix.Rmdir(dir); err != unix.ENOTEMPTY {
 			break
 		}
@@ -206,6 +211,12 @@ func (h *Hierarchy) Remove(dir string) error {
 		return nil
 	}
 	return err
+}
+
+// hasChildren says whether a group has groups below.
+func hasChildren(dir string) bool {
+	entries, _ := os.ReadDir(dir)
+	return slices.ContainsFunc(entries, os.DirEntry.IsDir)
 }
 
 // FrozenTask says whether a task of a freezing group is held.

@@ -22,10 +22,11 @@ const (
 	markedName  = ".freezer-marked"  // a link: since when processes have been marked
 )
 
-// changesName is a file in each group that was ever used. It is written to when
+// ChangesName is a file in each group that was ever used. It is written to when
 // the group's state changes, and when a process is put into it or taken out, so that
-// inotify tells; what is in it means nothing.
-const changesName = "freezer.changes"
+// inotify tells; what is in it means nothing. When a process has come its mode is
+// set, too, to what it is.
+const ChangesName = "freezer.changes"
 
 // Find returns the place for this user's groups; or, when root is not empty, the
 // one that root lies in, if it does. A place goes with the boot, and with the
@@ -158,7 +159,7 @@ func under(group, path string) bool {
 
 // touch writes to the file that tells of a group's changes.
 func (h *Hierarchy) touch(path string) {
-	fd, err := unix.Open(h.dir(path)+"/"+changesName, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := unix.Open(h.dir(path)+"/"+ChangesName, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
 		_, _ = unix.Pwrite(fd, []byte{'\n'}, 0)
 		unix.Close(fd)
