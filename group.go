@@ -291,9 +291,9 @@ func (g *Group) rmdir() error {
 	}
 	err := unix.Rmdir(g.dir)
 	// A task that just died is in the way until the kernel has switched away from
-	// it: a moment, but tens of milliseconds where all processors are busy.
+	// it: a moment, but seconds for ten thousand where all processors are busy.
 	start := time.Now()
-	for nap := 200 * time.Microsecond; err == unix.EBUSY && g.emptied() && time.Since(start) < time.Second; nap = min(2*nap, 10*time.Millisecond) {
+	for nap := 200 * time.Microsecond; err == unix.EBUSY && g.emptied() && time.Since(start) < DefaultTimeout; nap = min(2*nap, 10*time.Millisecond) {
 		sleep(nap)
 		err = unix.Rmdir(g.dir)
 	}
