@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cgfreezer/freezer/internal/invisible"
+	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/proc"
 )
 
 // callsAttr holds, of a group that is to be thawed invisibly, the system calls
@@ -147,6 +150,28 @@ func (g *Group) Settled(ctx context.Context) error {
 		return nil
 	}
 	return opError("thaw", g.name, s.Wait(ctx))
+}
+
+// An ExposedTask is one that may have noticed that it was frozen.
+type ExposedTask struct {
+	TID     int    `json:"tid"`
+	Command string `json:"command"` // its name, as in /proc/TID/comm
+	Reason  string `json:"reason"`  // why it could not be hidden
+}
+
+// Exposed lists the tasks from which the last invisible thaw through this handle
+// could not hide the freeze, because somebody else traces them. By ptrace there
+// are none: such tasks are blockers there.
+func (g *Group) Exposed() (tasks []ExposedTask) {
+	s := g.settling.Load()
+	if s == nil {
+		return nil
+	}
+	for _, skip := range s.Skipped() {
+		name, _ := kernfs.ReadFile(proc.Path(skip.TID, "comm"))
+		tasks = append(tasks, ExposedTask{skip.TID, strings.TrimSuffix(string(name), "\n"), skip.Why})
+	}
+	return tasks
 }
 
 // settled says whether Settled would return at once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,6 +96,35 @@ func TestInvisibleThawHidesTheFreezeFromEpoll(t *testing.T) {
 	}
 	eachBackend(t, test)
 	ptraced(t, test)
+}
+
+func TestTasksThatSomebodyElseTracesAreExposed(t *testing.T) {
+	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+		if g.Backend() == freezer.Cgroup1 {
+			t.Skip("no invisible thaw on cgroup1")
+		}
+		pid, _ := epollWaiter(t)
+		must(t, g.Add(pid))
+		err := g.Freeze(t.Context(), freezer.Invisible())
+		if errors.Is(err, freezer.ErrUnsupported) {
+			t.Skip(err)
+		}
+		must(t, err)
+		seized := make(chan error)
+		over := make(chan struct{})
+		t.Cleanup(func() { close(over) })
+		go func() {
+			runtime.LockOSThread() // and ends with the thread, which lets go
+			seized <- unix.PtraceSeize(pid)
+			<-over
+		}()
+		must(t, <-seized)
+		must(t, g.Thaw())
+		tasks := g.Exposed()
+		if len(tasks) != 1 || tasks[0].TID != pid || !strings.HasPrefix(tasks[0].Command, "python") || !strings.Contains(tasks[0].Reason, "traced by") {
+			t.Errorf("got %+v, want task %d", tasks, pid)
+		}
+	})
 }
 
 func TestACallThatIsMindedIsFrozenAgain(t *testing.T) {

@@ -144,6 +144,7 @@ func (c *thawCmd) Run(s *session) error {
 		if err == nil {
 			thawed = append(thawed, g)
 			stillFrozen(g)
+			exposed(g)
 		}
 		return err
 	})
@@ -169,6 +170,13 @@ func (c *thawCmd) options() (opts []freezer.ThawOption) {
 func stillFrozen(g *freezer.Group) {
 	if above, err := g.FrozenBy(); err == nil && above != nil {
 		say(fmt.Sprintf("%s stays frozen, because %s above it is; thaw that with: freezer thaw %s", g.Name(), above.Name(), quote(above.Name())))
+	}
+}
+
+// exposed names the tasks that an invisible thaw could not hide it from.
+func exposed(g *freezer.Group) {
+	for _, t := range g.Exposed() {
+		say(fmt.Sprintf("%s: task %d (%s) may have noticed that it was frozen: %s", g.Name(), t.TID, printable(t.Command), t.Reason))
 	}
 }
 
