@@ -54,9 +54,22 @@ func (t *tracer) take(s proc.Stat, path string) {
 }
 
 func (t *tracer) seizeThreads(p *process) {
-	defer t.reaper.guard(p)()
+	done := t.reaper.guard(p)
 	for _, tid := range proc.Threads(p.pid) {
 		t.seize(p, tid)
+	}
+	done()
+	t.reaped()
+}
+
+// reaped drops the tasks that have ended while others of their process were
+// seized: the process was about to start another program.
+func (t *tracer) reaped() {
+	for tid, s := range t.reaper.take() {
+		if k := t.tasks[tid]; k != nil {
+			t.happened(k.of.path)
+			t.ended(k, s)
+		}
 	}
 }
 
@@ -156,17 +169,23 @@ func (t *tracer) seal(p *process) {
 			return
 		}
 	}
-	if first := t.tasks[p.pid]; first != nil && first.stop.Stopped() && !t.check(first) {
-		return // a thread that was not held yet has started another program
-	}
-	if p.sealed = threads(p.pid) == len(p.tasks); !p.sealed {
-		known := len(p.tasks)
+	first := t.tasks[p.pid]
+	held := []*task{first}
+	if first == nil || threads(p.pid) != len(p.tasks) {
+		held = slices.Clone(p.tasks)
 		t.seizeThreads(p)
-		p.sealed = len(p.tasks) == known && !t.refuses(p)
+		if len(p.tasks) != len(held) || t.refuses(p) {
+			return
+		}
 	}
-	if p.sealed {
-		t.remember(p)
+	for _, k := range held {
+		if k.stop.Stopped() && !t.check(k) { // a thread that was not held yet has started another program
+			t.happened(p.path)
+			return
+		}
 	}
+	p.sealed = true
+	t.remember(p)
 }
 
 // threads counts the threads of a process, as proc(5) has it by the links of
@@ -192,11 +211,6 @@ func (t *tracer) remember(p *process) {
 
 // collect finds out which of the pending tasks have stopped, and which have ended.
 func (t *tracer) collect() {
-	for tid, s := range t.reaper.take() {
-		if k := t.tasks[tid]; k != nil {
-			t.ended(k, s)
-		}
-	}
 	waiting := t.pending
 	t.pending = nil
 	var still []*task
@@ -269,8 +283,10 @@ func (t *tracer) check(k *task) bool {
 	case s.Event() == unix.PTRACE_EVENT_EXEC: // another thread's, which took its place
 		t.again(k)
 		t.stopped(k, s)
-	default:
+	case s.Stopped(), k.stop.Event() == unix.PTRACE_EVENT_EXEC: // which is seen once
 		return true
+	case !k.of.sealed: // it was killed, and is not dead yet
+		t.again(k)
 	}
 	return false
 }
@@ -306,9 +322,9 @@ func (t *tracer) stopped(k *task, s ptrace.Status) {
 	}
 	if k.leaving {
 		t.detach(k)
-		return
+	} else if k.of.running == 0 {
+		t.seal(k.of)
 	}
-	t.seal(k.of)
 }
 
 // adopt enters the child of a tracee, which is a tracee by birth.
