@@ -24,7 +24,7 @@ type task struct {
 	of      *process
 	index   int           // in its process's tasks
 	stop    ptrace.Status // zero until it has stopped
-	polls   int           // how often it had not stopped
+	late    time.Time     // when it had not stopped for the first time
 	parked  bool          // has not stopped, and cannot run: a parent in vfork
 	leaving bool
 }
@@ -209,8 +209,12 @@ func (t *tracer) remember(p *process) {
 	}
 }
 
+// parkTime is how long a task takes to stop before it is worth to find out why.
+const parkTime = 500 * time.Microsecond
+
 // collect finds out which of the pending tasks have stopped, and which have ended.
-func (t *tracer) collect() {
+// It is false when none has.
+func (t *tracer) collect() (some bool) {
 	waiting := t.pending
 	t.pending = nil
 	var still []*task
@@ -228,7 +232,9 @@ func (t *tracer) collect() {
 			t.stopped(k, s)
 		default:
 			still = append(still, k)
-			if k.polls++; k.polls > 25 {
+			if k.late.IsZero() {
+				k.late = time.Now()
+			} else if time.Since(k.late) > parkTime {
 				k.parked = parked(k.tid)
 				if k == k.of.tasks[0] { // once for each process
 					t.findLost(k.of)
@@ -237,6 +243,7 @@ func (t *tracer) collect() {
 		}
 	}
 	t.pending = append(still, t.pending...)
+	return len(still) < len(waiting)
 }
 
 // findLost finds tracees among a process's threads of which nothing was told,
@@ -410,7 +417,7 @@ func (t *tracer) detach(k *task) {
 
 // again has a task that had stopped waited for once more.
 func (t *tracer) again(k *task) {
-	k.stop = ptrace.Status{}
+	k.stop, k.late = ptrace.Status{}, time.Time{}
 	k.of.running++
 	t.pending = append(t.pending, k)
 }

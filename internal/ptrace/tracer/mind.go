@@ -16,19 +16,11 @@ func (t *tracer) letRun(tid int, stop ptrace.Status, s *invisible.Session) error
 	if s == nil && !t.minder.Minds(tid) {
 		return ptrace.Detach(tid, stop.Signal())
 	}
-	before := t.minder.Len()
-	err := t.minder.Resume(tid, stop, s)
-	if before == 0 && t.minder.Len() > 0 {
-		tellStops(true)
-	}
-	return err
+	return t.minder.Resume(tid, stop, s)
 }
 
 // mind attends to the calls of the tasks that run.
 func (t *tracer) mind() {
-	if t.minder.Len() == 0 {
-		return
-	}
 	for _, tid := range t.minder.Tasks() {
 		if t.tasks[tid] != nil {
 			continue // it is to be frozen again
@@ -43,9 +35,6 @@ func (t *tracer) mind() {
 		case s.Stopped() && t.minder.Handle(tid, s) != nil:
 			t.lost(tid)
 		}
-	}
-	if t.minder.Len() == 0 {
-		tellStops(false)
 	}
 }
 

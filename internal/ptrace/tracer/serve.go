@@ -193,12 +193,12 @@ func (t *tracer) kill(path string) {
 }
 
 // serve takes the requests that come within a time, and then all that are there.
-// woken is true when a tracee ended.
-func (t *tracer) serve(wait time.Duration) (woken bool) {
+// It returns early when the tracer is woken.
+func (t *tracer) serve(wait time.Duration) {
 	timeout := unix.NsecToTimespec(int64(wait))
 	n, err := unix.Ppoll(t.sources, &timeout, nil)
 	if err != nil || n == 0 {
-		return false
+		return
 	}
 	for _, source := range slices.Clone(t.sources) {
 		switch {
@@ -206,7 +206,7 @@ func (t *tracer) serve(wait time.Duration) (woken bool) {
 		case int(source.Fd) == t.ends:
 			var count [8]byte
 			_, _ = unix.Read(t.ends, count[:])
-			woken = true
+			t.woken = true
 		case int(source.Fd) == startSocket && t.job != nil:
 			t.forgetSource(startSocket) // nobody waits for the job any more
 		case int(source.Fd) == t.listener:
@@ -215,7 +215,6 @@ func (t *tracer) serve(wait time.Duration) (woken bool) {
 			t.receive(int(source.Fd))
 		}
 	}
-	return woken
 }
 
 // accept takes one more client. When there are no descriptors left, some end.
@@ -227,8 +226,7 @@ func (t *tracer) accept() {
 }
 
 func (t *tracer) receive(conn int) {
-	var buf [maxMessage]byte
-	n, err := unix.Read(conn, buf[:])
+	n, err := unix.Read(conn, t.message[:])
 	if err == unix.EAGAIN || err == unix.EINTR {
 		return
 	}
@@ -237,7 +235,7 @@ func (t *tracer) receive(conn int) {
 		return
 	}
 	t.active = time.Now()
-	r, ok := parseRequest(conn, string(buf[:n]))
+	r, ok := parseRequest(conn, string(t.message[:n]))
 	if !ok {
 		(&request{conn: conn}).answer(unix.EINVAL, "")
 		return

@@ -20,6 +20,9 @@ type tracer struct {
 	listener int
 	ends     int           // readable when a tracee has ended
 	sources  []unix.PollFd // both, and the connections
+	woken    bool          // a tracee has ended or, when it listens, stopped
+	listens  bool
+	message  [maxMessage]byte
 	reaper   reaper
 	job      *job // what this one runs; nil for the tracer of all
 
@@ -88,11 +91,12 @@ func newTracer(h *Hierarchy, listener, ends int) *tracer {
 // thread.
 func (t *tracer) run() {
 	for !t.finished() {
-		if t.serve(0) {
+		t.serve(0)
+		t.mind()
+		if some := t.collect(); t.woken && !(some && t.stopping()) {
+			t.woken = false
 			t.buryAll()
 		}
-		t.mind()
-		t.collect()
 		if t.unsettled() {
 			t.awaitStops()
 			t.look()
@@ -211,29 +215,41 @@ func (t *tracer) moved(pid int, path string) {
 	t.letGo(nil)
 }
 
-// awaitStops gives the tasks that were interrupted a moment, but goes on when
-// somebody asks for something.
+// awaitStops gives the tasks that were interrupted a moment. It sleeps meanwhile:
+// they need a processor to stop. As long as they do, it need not be woken.
 func (t *tracer) awaitStops() {
-	const turns, patience = 20, 4 * time.Millisecond
-	nap := 20 * time.Microsecond
-	for turn, start := 0, time.Now(); len(t.pending) > 0; turn++ {
-		before := len(t.pending)
-		t.collect()
+	const patience, shortNap = 4 * time.Millisecond, 50 * time.Microsecond
+	nap := shortNap
+	for until := time.Now().Add(patience); t.stopping() && time.Now().Before(until); {
+		if nap < parkTime || !t.listen() {
+			t.serve(nap)
+		}
 		switch {
-		case len(t.pending) < before:
-			nap = 20 * time.Microsecond
-		case time.Since(start) > patience:
+		case t.collect():
+			nap = shortNap
+		case t.woken:
 			return
-		case turn < turns:
-			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		default:
-			timeout := unix.NsecToTimespec(int64(nap))
-			if n, _ := unix.Ppoll(t.sources, &timeout, nil); n > 0 {
-				return
-			}
-			nap = min(2*nap, 200*time.Microsecond)
+			nap = min(2*nap, parkTime)
 		}
 	}
+}
+
+// stopping says whether a task is about to stop.
+func (t *tracer) stopping() bool {
+	return slices.ContainsFunc(t.pending, func(k *task) bool { return !k.parked })
+}
+
+// listen has stops wake the tracer while it waits for some, and no longer: it is
+// dear. It is true when they did not before, and some may have come unheard.
+func (t *tracer) listen() (begun bool) {
+	yes := len(t.pending) > 0 || t.minder.Len() > 0
+	if yes == t.listens {
+		return false
+	}
+	t.listens = yes
+	tellStops(yes)
+	return yes
 }
 
 // How often those who refuse to stop are tried again, and what is frozen is
@@ -259,9 +275,10 @@ func (t *tracer) rest() {
 	for _, r := range slices.Concat(t.waiters, t.kills) {
 		wait = min(wait, max(time.Until(r.deadline), 0))
 	}
-	if t.serve(wait) {
-		t.buryAll()
+	if t.woken || t.listen() {
+		return
 	}
+	t.serve(wait)
 	if time.Now().Before(next) {
 		return
 	}
