@@ -3,6 +3,7 @@ package proc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,38 +127,57 @@ func Process(tid int) int {
 }
 
 // Threads lists the TIDs of a process in ascending order.
-func Threads(pid int) []int { return numbers(Path(pid, "task")) }
+func Threads(pid int) []int { return ids(entries(Path(pid, "task"))) }
 
 // All lists the PIDs of all processes that this PID namespace knows, in ascending
 // order.
-func All() []int { return numbers("/proc") }
+func All() []int { return ids(Entries()) }
 
-// numbers lists the entries of a directory that are numbers. It does without
+// An Entry is a process as the listing of /proc shows it.
+type Entry struct {
+	ID    int
+	Inode uint64 // of its directory: not a number that another process with this ID had
+}
+
+// Entries is All with more. An inode number is that of a process for good, but it
+// may get another one when the kernel needs memory.
+func Entries() []Entry { return entries("/proc") }
+
+func ids(entries []Entry) []int {
+	var ids []int
+	for _, e := range entries {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+// entries lists the entries of a directory that are numbers. It does without
 // os.File, whose first use has the runtime open two descriptors for its poller,
 // and end the program when there are none left.
-func numbers(dir string) []int {
+func entries(dir string) []Entry {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(fd)
-	var ids []int
-	var names []string
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := unix.ReadDirent(fd, buf)
+	var all []Entry
+	const name = 19 // where it is in a struct linux_dirent64, see getdents(2)
+	for buf := make([]byte, 16<<10); ; {
+		n, err := unix.Getdents(fd, buf)
 		if err != nil || n <= 0 {
 			break
 		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
-		for _, name := range names {
-			if n, err := strconv.Atoi(name); err == nil {
-				ids = append(ids, n)
+		for rest := buf[:n]; len(rest) > name; {
+			inode, size := binary.NativeEndian.Uint64(rest), binary.NativeEndian.Uint16(rest[16:])
+			text, _, _ := bytes.Cut(rest[name:size], []byte{0})
+			if id, err := strconv.Atoi(string(text)); err == nil {
+				all = append(all, Entry{id, inode})
 			}
+			rest = rest[size:]
 		}
 	}
-	slices.Sort(ids)
-	return ids
+	slices.SortFunc(all, func(a, b Entry) int { return a.ID - b.ID })
+	return all
 }
 
 // Descendants returns all processes below those in family, which maps PIDs to

@@ -62,6 +62,37 @@ func TestWhatIsGoneIsESRCH(t *testing.T) {
 	}
 }
 
+func TestAProcessKeepsItsInode(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	inode := func(pid int) uint64 {
+		for _, e := range Entries() {
+			if e.ID == pid {
+				return e.Inode
+			}
+		}
+		t.Fatalf("process %d is not listed", pid)
+		return 0
+	}
+	self, other := inode(os.Getpid()), inode(cmd.Process.Pid)
+	var st unix.Stat_t
+	if err := unix.Stat(Path(cmd.Process.Pid, ""), &st); err != nil || st.Ino != other {
+		t.Errorf("%v; it is %d, listed as %d", err, st.Ino, other)
+	}
+	if self == 0 || self == other || self != inode(os.Getpid()) || other != inode(cmd.Process.Pid) {
+		t.Errorf("they are %d and %d, and then %d and %d", self, other, inode(os.Getpid()), inode(cmd.Process.Pid))
+	}
+	if ids := All(); !slices.IsSorted(ids) || !slices.Contains(ids, cmd.Process.Pid) {
+		t.Errorf("the list is %v", ids)
+	}
+}
+
 func TestAncestorsBeginWithTheParent(t *testing.T) {
 	above := Ancestors(os.Getpid())
 	if len(above) > 0 && above[0] != os.Getppid() {

@@ -28,7 +28,12 @@
 // seizes their threads and interrupts all before it waits for any. Children and
 // threads of a tracee are tracees from their birth. It looks again until two
 // looks, which began after all known tasks had stopped, have found nothing new.
-// Then nothing is left that could fork.
+// Then nothing is left that could fork. (When no process has been born since the
+// one before began, the last look finds the same, and is spared.)
+//
+// What a look would have to read of each process is as dear as seizing it. So
+// what does not change is remembered, together with the number of the process's
+// inode in /proc, which a listing gives for nothing.
 //
 // A stop is never consumed (see ptrace.Wait) and always ended by a detach that
 // hands back the signal that the task was about to take. Other signals wait in

@@ -40,7 +40,7 @@ type refusal struct {
 func (t *tracer) take(s proc.Stat, path string) {
 	p := t.processes[s.ID]
 	if p == nil || p.start != s.Start {
-		p = &process{pid: s.ID, start: s.Start}
+		p = &process{pid: s.ID, start: s.Start, young: t.young}
 	}
 	p.path, p.leaving, p.sealed, p.session = path, false, false, nil
 	for _, k := range p.tasks {
@@ -53,6 +53,16 @@ func (t *tracer) take(s proc.Stat, path string) {
 	}
 }
 
+// takeAgain takes a process that was held before, and had one thread then, without
+// reading anything about it. It is false when that cannot be done.
+func (t *tracer) takeAgain(c *census, pid int, start uint64) bool {
+	r := t.records[pid]
+	if r.start != start || r.path == "" || t.processes[pid] != nil || !c.exists(r.path, r.id) {
+		return false
+	}
+	return !t.holds(r.path) || t.trySeize(&process{pid: pid, start: start, path: r.path, young: t.young}, pid) == nil
+}
+
 func (t *tracer) seizeThreads(p *process) {
 	done := t.reaper.guard(p)
 	for _, tid := range proc.Threads(p.pid) {
@@ -60,6 +70,7 @@ func (t *tracer) seizeThreads(p *process) {
 	}
 	done()
 	t.reaped()
+	t.newest = lastPID()
 }
 
 // reaped drops the tasks that have ended while others of their process were
@@ -77,18 +88,22 @@ func (t *tracer) seize(p *process, tid int) {
 	if k := t.tasks[tid]; k != nil && k.of == p {
 		return
 	}
-	switch err := ptrace.Seize(tid, ptrace.Follow); err {
+	switch err := t.trySeize(p, tid); err {
 	case nil:
-		t.add(p, tid)
-		_ = ptrace.Interrupt(tid)
-		if (tid > t.young || t.wrapped) && tid != p.pid && unix.Tgkill(p.pid, tid, 0) != nil { // its number is another's already
-			t.leave(t.tasks[tid])
-		}
 	case unix.ESRCH: // it ended, and may have left a child
 		t.happened(p.path)
 	default:
 		t.explain(p, tid, err)
 	}
+}
+
+func (t *tracer) trySeize(p *process, tid int) error {
+	err := ptrace.Seize(tid, ptrace.Follow)
+	if err == nil {
+		t.add(p, tid)
+		_ = ptrace.Interrupt(tid)
+	}
+	return err
 }
 
 func (t *tracer) add(p *process, tid int) {
@@ -163,7 +178,7 @@ func (t *tracer) seal(p *process) {
 	if p.sealed || p.leaving || p.running > 0 && !p.parked() {
 		return
 	}
-	if p.pid > t.last || t.wrapped { // it may have become another's between the look and the seizing
+	if given(p.young, p.pid, t.newest) { // it may have become another's between the look and the seizing
 		if s, err := proc.ReadStat(p.pid); err == nil && s.Start != p.start {
 			t.release(p, nil)
 			return
@@ -186,6 +201,15 @@ func (t *tracer) seal(p *process) {
 	}
 	p.sealed = true
 	t.remember(p)
+}
+
+// given says whether a number was given to a process while the number given last
+// went from one to another. They begin anew when they end.
+func given(from, pid, to int) bool {
+	if from <= to {
+		return from < pid && pid <= to
+	}
+	return from < pid || pid <= to
 }
 
 // threads counts the threads of a process, as proc(5) has it by the links of
@@ -327,6 +351,9 @@ func (t *tracer) stopped(k *task, s ptrace.Status) {
 			}
 		}
 	}
+	if k.tid != k.of.pid && given(k.of.young, k.tid, t.newest) && unix.Tgkill(k.of.pid, k.tid, 0) != nil {
+		k.leaving = true // its number was another's already when it was seized
+	}
 	if k.leaving {
 		t.detach(k)
 	} else if k.of.running == 0 {
@@ -346,7 +373,7 @@ func (t *tracer) adopt(child int, parent *task) {
 		if err != nil {
 			return
 		}
-		p = &process{pid: pid, start: s.Start, path: parent.of.path, leaving: parent.leaving}
+		p = &process{pid: pid, start: s.Start, young: t.newest, path: parent.of.path, leaving: parent.leaving}
 	}
 	t.add(p, child)
 	t.tasks[child].leaving = p.leaving || parent.leaving

@@ -14,48 +14,102 @@ import (
 
 // A look finds the members of freezing groups that are not held yet.
 
+// An acquaintance is what is remembered of a process. It is that process as long
+// as the inode is the same.
+type acquaintance struct {
+	inode   uint64
+	start   uint64 // of one that was held, and had one thread
+	outside bool   // of all groups: until somebody asks to freeze …
+	lasting bool   // … or even until a record changes
+}
+
 // look goes through the processes and takes those that belong to a freezing
 // group. It reads those only that are new since the last look.
 func (t *tracer) look() {
+	begun, last := time.Now(), lastPID()
+	same := t.undisturbed(last)
 	t.begun++
-	t.readRecords()
+	if same {
+		for _, p := range t.processes {
+			t.seal(p)
+		}
+	} else {
+		t.lookAtAll(begun, last)
+	}
+	t.done, t.last, t.looked = t.begun, last, begun
+}
+
+// undisturbed says whether the last look began after the last news, and no
+// process has been born since it began: then another one finds the same.
+func (t *tracer) undisturbed(last int) bool {
+	if last != t.last || len(t.refused) > 0 || time.Since(t.looked) > forgets {
+		return false
+	}
+	for path, look := range t.news {
+		if look >= t.done && t.holds(path) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tracer) lookAtAll(begun time.Time, last int) {
+	fresh, changed := t.hurried.After(t.looked) || begun.Sub(t.looked) > forgets, t.readRecords()
 	c := t.h.census(t.records)
 	c.held = t.processes
-	t.refused = t.refused[:0]
-	last := lastPID()
-	t.young = last
-	t.wrapped = last < t.last
-	known, kernel := t.outsiders, map[int]bool(nil)
-	if t.wrapped || len(known) == 0 || time.Since(t.looked) > forgets {
-		known, kernel = nil, kernelThreads()
+	if c.marked != t.marked {
+		t.marked, changed = c.marked, true
 	}
-	t.outsiders = make(map[int]bool, len(known))
+	t.refused = t.refused[:0]
+	t.young = last
+	known, kernel := t.known, map[int]bool(nil)
+	if len(known) == 0 {
+		kernel = kernelThreads()
+	}
+	t.known = make(map[int]acquaintance, len(known))
 	spoilt := false
-	consider := func(pid int) {
-		switch t.consider(c, pid) {
+	consider := func(pid int, k acquaintance) {
+		switch t.consider(c, pid, k.start) {
 		case outside:
-			t.outsiders[pid] = true
+			t.known[pid] = acquaintance{inode: k.inode, outside: true}
+		case stranger:
+			t.known[pid] = acquaintance{inode: k.inode, outside: true, lasting: true}
 		case corpse:
-			t.outsiders[pid], spoilt = true, true // but once
+			t.known[pid] = acquaintance{inode: k.inode, outside: true}
+			spoilt = true // but once
 		case unknown:
 			spoilt = true
+		default:
+			switch p := t.processes[pid]; {
+			case p != nil && p.sealed && len(p.tasks) == 1:
+				t.known[pid] = acquaintance{inode: k.inode, start: p.start}
+			case p == nil && k.start != 0:
+				t.known[pid] = k
+			}
 		}
 	}
-	for _, pid := range slices.Backward(proc.All()) { // the youngest do not last
-		if kernel[pid] || known[pid] && (pid <= t.last || pid > last) { // nobody else can have got the number
-			t.outsiders[pid] = true
-			continue
+	for _, e := range slices.Backward(proc.Entries()) { // the youngest do not last
+		k := known[e.ID]
+		switch {
+		case kernel[e.ID]:
+			t.known[e.ID] = acquaintance{inode: e.Inode, outside: true, lasting: true}
+		case k.inode != e.Inode:
+			consider(e.ID, acquaintance{inode: e.Inode})
+		case k.outside && (!fresh || k.lasting && !changed):
+			t.known[e.ID] = k
+		default:
+			consider(e.ID, k)
 		}
-		consider(pid)
 	}
-	if c.marked != never && (!chase(last, consider) || spoilt) && time.Since(t.hurried) < chaseTime {
+	young := func(pid int) { consider(pid, acquaintance{}) }
+	if c.marked != never && (!chase(last, young) || spoilt) && time.Since(t.hurried) < chaseTime {
 		for path := range t.news {
 			if !t.settled(path) {
 				t.happened(path)
 			}
 		}
 	}
-	t.done, t.last, t.looked = t.begun, last, time.Now()
+	t.newest = lastPID()
 }
 
 // forgets is for how long it is remembered who belongs to no freezing group: less
@@ -75,11 +129,13 @@ const (
 	unknown = iota // it is gone, or is becoming another program
 	corpse         // whose belonging cannot be told any more
 	outside
-	inside // of some group
+	stranger // outside, and cannot come to belong to a group unless a record says so
+	inside   // of some group
 )
 
-// consider takes a process if it belongs to a freezing group.
-func (t *tracer) consider(c *census, pid int) int {
+// consider takes a process if it belongs to a freezing group. Its start time need
+// not be known.
+func (t *tracer) consider(c *census, pid int, start uint64) int {
 	if p := t.processes[pid]; p != nil && !p.leaving {
 		t.seal(p)
 		return inside
@@ -90,6 +146,9 @@ func (t *tracer) consider(c *census, pid int) int {
 	if runner := c.runnerOf(pid); runner != 0 && t.job == nil || t.job != nil && runner != t.self {
 		return outside // another's business
 	}
+	if start != 0 && t.takeAgain(c, pid, start) {
+		return inside
+	}
 	h := c.belongs(pid)
 	s, ok := c.stat(pid)
 	switch {
@@ -97,6 +156,8 @@ func (t *tracer) consider(c *census, pid int) int {
 		return unknown
 	case h.path == "" && dead(s) && !h.known:
 		return corpse
+	case h.path == "" && t.isStranger(c, s, h):
+		return stranger
 	case h.path == "":
 		return outside
 	case dead(s):
@@ -107,6 +168,13 @@ func (t *tracer) consider(c *census, pid int) int {
 		t.take(s, h.path)
 	}
 	return inside
+}
+
+// isStranger says of a process that belongs to no group whether it can come to
+// belong to one without a new record. Its parents are older, and so cannot be
+// marked either; should one end, one above that becomes its parent.
+func (t *tracer) isStranger(c *census, s proc.Stat, h home) bool {
+	return s.KernelThread() || !h.known && s.Start < c.marked && t.job == nil && len(c.runners) == 0
 }
 
 // kernelThreads lists the children of the kernel's kthreadd: often half of all
@@ -159,12 +227,13 @@ func lastPID() int {
 }
 
 // readRecords reads the records if any has changed.
-func (t *tracer) readRecords() {
+func (t *tracer) readRecords() (changed bool) {
 	var st unix.Stat_t
 	if unix.Stat(t.h.recordPath(""), &st) != nil || t.records != nil && st.Mtim == t.recorded {
-		return
+		return false
 	}
 	t.records, t.recorded = t.h.records(), st.Mtim
+	return true
 }
 
 // retry tries those again that were refused. To look at all for their sake would
@@ -178,9 +247,10 @@ func (t *tracer) retry() {
 	for _, r := range before {
 		if pid := proc.Process(r.tid); pid != 0 && !tried[pid] {
 			tried[pid] = true
-			t.consider(c, pid)
+			t.consider(c, pid, 0)
 		}
 	}
+	t.newest = lastPID()
 	still := map[int]bool{}
 	for _, r := range t.refused {
 		still[r.tid] = true

@@ -43,12 +43,13 @@ type tracer struct {
 	// after the last news of it, have found none.
 	begun, done int
 	news        map[string]int // by group: the look during or before which something happened
-	outsiders   map[int]bool   // the processes that belonged to no group a moment ago
-	last        int            // the PID that had been given last when the last look began
-	young       int            // the same of the present look: whoever has a higher one is younger
-	wrapped     bool           // since then they have begun anew
-	looked      time.Time      // when that look was done
-	hurried     time.Time      // when it was last asked to freeze
+	known       map[int]acquaintance
+	marked      uint64    // since when processes can be marked, see census
+	last        int       // the PID that had been given last when the last look began
+	young       int       // the same of the present look: whoever has a higher one is younger
+	newest      int       // the same after the last task was seized
+	looked      time.Time // when that look began
+	hurried     time.Time // when it was last asked to freeze
 
 	told     map[string]bool // what was last published of the freezing groups: whether they are frozen
 	waiters  []*request
@@ -63,6 +64,7 @@ type process struct {
 	pid     int
 	start   uint64
 	path    string // of its group
+	young   int    // the PID that had been given last when the look began that found it
 	tasks   []*task
 	running int                // how many of them have not stopped
 	sealed  bool               // all its tasks have stopped, and a look thereafter found no other
@@ -77,9 +79,8 @@ func newTracer(h *Hierarchy, listener, ends int) *tracer {
 	t := &tracer{
 		h: h, self: os.Getpid(), listener: listener, ends: ends, minder: invisible.NewMinder(),
 		freezing: map[string]uint64{}, killing: map[string]bool{},
-		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{}, outsiders: map[int]bool{},
-		told:   map[string]bool{},
-		active: time.Now(),
+		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{}, known: map[int]acquaintance{},
+		told: map[string]bool{}, active: time.Now(),
 	}
 	for _, fd := range []int{listener, ends, startSocket} {
 		t.sources = append(t.sources, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
@@ -177,7 +178,7 @@ func (t *tracer) freeze(path string, id uint64) {
 
 // hurry has a group looked at for the first time.
 func (t *tracer) hurry(path string) {
-	t.outsiders, t.hurried = map[int]bool{}, time.Now()
+	t.hurried = time.Now()
 	t.happened(path)
 }
 
@@ -200,7 +201,7 @@ func (t *tracer) letGo(s *invisible.Session) {
 // moved puts a process, if it is held, where its record is now, and has the
 // group looked at that it was put into.
 func (t *tracer) moved(pid int, path string) {
-	delete(t.outsiders, pid)
+	delete(t.known, pid)
 	if r, ok := t.h.recordOf(pid); ok {
 		if t.records != nil {
 			t.records[pid] = r // the rest is read by the next look

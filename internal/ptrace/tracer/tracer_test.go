@@ -1,6 +1,8 @@
 package tracer
 
 import (
+	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -31,6 +33,52 @@ func TestAProcessWhoseFirstThreadHasEndedFreezes(t *testing.T) {
 			t.Error("it runs")
 		}
 		thaw(t, g)
+	}
+}
+
+func TestAMemberThatWasHeldBeforeMayHaveBecomeAnother(t *testing.T) {
+	h := place(t)
+	g := group(t, h, "t/a")
+	c := newCounter(t)
+	cmd := exec.Command("sh", "-c", `read x; exec "$@"`, "sh", compiled(t, "storm"), "busy", c.path, "4")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, cmd)
+	add(t, g, cmd.Process.Pid)
+	corpse := start(t, "sleep", "1000")
+	add(t, g, corpse.Process.Pid)
+	freeze(t, g)
+	thaw(t, g)
+	if _, err := in.Write([]byte("\n")); err != nil { // now it has threads
+		t.Fatal(err)
+	}
+	_ = corpse.Process.Kill() // and this one is a zombie
+	eventually(t, "one is dead", func() bool { return !alive(corpse.Process.Pid) })
+	eventually(t, "one has threads", func() bool { return len(taskStates(cmd.Process.Pid)) == 4 })
+	for range 3 {
+		c.runs(t)
+		freeze(t, g)
+		if got := taskStates(cmd.Process.Pid); got != "tttt" || !c.stands() {
+			t.Errorf("the states of its threads are %q", got)
+		}
+		thaw(t, g)
+	}
+}
+
+func TestNumbersThatWereGiven(t *testing.T) {
+	for _, test := range []struct {
+		from, pid, to int
+		want          bool
+	}{
+		{10, 11, 12, true}, {10, 12, 12, true}, {10, 10, 12, false}, {10, 13, 12, false}, {10, 10, 10, false}, {10, 11, 10, false},
+		{30, 31, 5, true}, {30, 5, 5, true}, {30, 4, 5, true}, {30, 6, 5, false}, {30, 30, 5, false},
+	} {
+		if got := given(test.from, test.pid, test.to); got != test.want {
+			t.Errorf("given(%d, %d, %d) = %v", test.from, test.pid, test.to, got)
+		}
 	}
 }
 
