@@ -31,13 +31,16 @@ const Follow = unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_
 // for tests that kill the tracer at each of them.
 var OnCall func(before bool)
 
-// call is not a raw system call: seizing waits for an exec that is under way.
 func call(request, tid int, addr, data uintptr) error {
 	if OnCall != nil {
 		OnCall(true)
 		defer OnCall(false)
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0)
+	do := unix.RawSyscall6
+	if request == unix.PTRACE_SEIZE { // which waits for an exec that is under way
+		do = unix.Syscall6
+	}
+	_, _, errno := do(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0)
 	return failed(errno)
 }
 
