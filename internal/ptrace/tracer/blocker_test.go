@@ -61,9 +61,7 @@ func TestATaskThatIsTracedAlreadyIsABlocker(t *testing.T) {
 	if reason := blocked(t, g, pid); !strings.HasPrefix(reason, "is traced by ") || !strings.Contains(reason, fmt.Sprintf("(process %d)", os.Getpid())) {
 		t.Errorf("it says: %s", reason)
 	}
-	if got := taskStates(other); got != "t" {
-		t.Errorf("the other task is in state %q", got)
-	}
+	eventually(t, "the other task is held", func() bool { return taskStates(other) == "t" })
 	close(leave)
 	eventually(t, "the group is frozen", func() bool { ok, _ := g.Frozen(); return ok })
 }

@@ -26,7 +26,7 @@ type acquaintance struct {
 // look goes through the processes and takes those that belong to a freezing
 // group. It reads those only that are new since the last look.
 func (t *tracer) look() {
-	begun, last := time.Now(), lastPID()
+	last := lastPID()
 	same := t.undisturbed(last)
 	t.begun++
 	if same {
@@ -34,9 +34,9 @@ func (t *tracer) look() {
 			t.seal(p)
 		}
 	} else {
-		t.lookAtAll(begun, last)
+		t.lookAtAll(last)
 	}
-	t.done, t.last, t.looked = t.begun, last, begun
+	t.done, t.last, t.looked = t.begun, last, time.Now()
 }
 
 // undisturbed says whether the last look began after the last news, and no
@@ -53,8 +53,8 @@ func (t *tracer) undisturbed(last int) bool {
 	return true
 }
 
-func (t *tracer) lookAtAll(begun time.Time, last int) {
-	fresh, changed := t.hurried.After(t.looked) || begun.Sub(t.looked) > forgets, t.readRecords()
+func (t *tracer) lookAtAll(last int) {
+	fresh, changed := t.hurried.After(t.looked) || time.Since(t.looked) > forgets, t.readRecords()
 	c := t.h.census(t.records)
 	c.held = t.processes
 	if c.marked != t.marked {

@@ -48,7 +48,7 @@ type tracer struct {
 	last        int       // the PID that had been given last when the last look began
 	young       int       // the same of the present look: whoever has a higher one is younger
 	newest      int       // the same after the last task was seized
-	looked      time.Time // when that look began
+	looked      time.Time // when that look was done
 	hurried     time.Time // when it was last asked to freeze
 
 	told     map[string]bool // what was last published of the freezing groups: whether they are frozen
