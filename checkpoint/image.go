@@ -1,0 +1,287 @@
+package checkpoint
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"runtime"
+)
+
+// An image is a stream of records: a header, the job, its memory, and an end.
+// docs/checkpoint.md has the form. Nothing is believed before its checksum, and
+// nothing is let run before the end record was seen.
+
+// ErrImage says that something is no image, or a damaged one.
+var ErrImage = errors.New("not a whole image")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrImage, fmt.Sprintf(format, args...))
+}
+
+// The types of records.
+const (
+	recordHeader = 0x7a657266 // "frez": an image begins with these bytes
+	recordJob    = 1
+	recordPages  = 2
+	recordZeros  = 3
+	recordEnd    = 4
+)
+
+const (
+	formatVersion = 1
+	recordSize    = 16       // of what stands before each record's content
+	maxJob        = 64 << 20 // bytes that the job's record may have
+	maxPages      = 1 << 20  // bytes of memory in one record
+	pageSize      = 4096
+)
+
+type header struct {
+	Format       int    `json:"format"`
+	Architecture string `json:"architecture"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// A writer writes records.
+type writer struct {
+	w     io.Writer
+	count uint32
+	bytes int64
+}
+
+// record writes one record, whose content is the parts.
+func (w *writer) record(kind uint32, parts ...[]byte) error {
+	var head [recordSize]byte
+	length := 0
+	for _, p := range parts {
+		length += len(p)
+	}
+	binary.LittleEndian.PutUint32(head[0:], kind)
+	binary.LittleEndian.PutUint32(head[4:], uint32(length))
+	binary.LittleEndian.PutUint32(head[8:], w.count)
+	sum := crc32.Update(0, castagnoli, head[:12])
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	binary.LittleEndian.PutUint32(head[12:], sum)
+	w.count++
+	w.bytes += int64(recordSize + length)
+	if _, err := w.w.Write(head[:]); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if _, err := w.w.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writer) begin(job *Job) error {
+	text, err := json.Marshal(header{formatVersion, runtime.GOARCH})
+	if err == nil {
+		err = w.record(recordHeader, text)
+	}
+	if err == nil {
+		text, err = json.Marshal(job)
+	}
+	if err == nil && len(text) > maxJob {
+		err = fmt.Errorf("the job's description is too long: %d bytes", len(text))
+	}
+	if err == nil {
+		err = w.record(recordJob, text)
+	}
+	return err
+}
+
+// Where memory belongs: to a process by its index, or to shared memory.
+type owner struct {
+	shared bool
+	index  int
+}
+
+func (o owner) put(b []byte, address uint64) {
+	index := uint32(o.index)
+	if o.shared {
+		index |= 1 << 31
+	}
+	binary.LittleEndian.PutUint32(b, index)
+	binary.LittleEndian.PutUint64(b[4:], address)
+}
+
+// pages writes contents of memory, at most maxPages of them.
+func (w *writer) pages(o owner, address uint64, data []byte) error {
+	var head [12]byte
+	o.put(head[:], address)
+	return w.record(recordPages, head[:], data)
+}
+
+// zeros writes that memory is zero which would otherwise be what its file has.
+func (w *writer) zeros(o owner, address, length uint64) error {
+	var head [20]byte
+	o.put(head[:], address)
+	binary.LittleEndian.PutUint64(head[12:], length)
+	return w.record(recordZeros, head[:])
+}
+
+func (w *writer) end() error { return w.record(recordEnd) }
+
+// A reader reads records.
+type reader struct {
+	r     io.Reader
+	count uint32
+	buf   []byte
+	job   *Job
+}
+
+func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 64<<10)} }
+
+// next reads a record. What it returns is overwritten by the next call.
+func (r *reader) next() (kind uint32, content []byte, err error) {
+	var head [recordSize]byte
+	if _, err := io.ReadFull(r.r, head[:]); err != nil {
+		return 0, nil, cut(err)
+	}
+	kind = binary.LittleEndian.Uint32(head[0:])
+	length := binary.LittleEndian.Uint32(head[4:])
+	limit := map[uint32]uint32{recordHeader: 4096, recordJob: maxJob, recordPages: maxPages + 12, recordZeros: 20, recordEnd: 0}
+	most, known := limit[kind]
+	switch {
+	case r.count == 0 && kind != recordHeader:
+		return 0, nil, damaged("it does not begin as one")
+	case !known:
+		return 0, nil, damaged("record %d is of no known type", r.count)
+	case binary.LittleEndian.Uint32(head[8:]) != r.count:
+		return 0, nil, damaged("record %d is missing", r.count)
+	case length > most:
+		return 0, nil, damaged("record %d is too long", r.count)
+	}
+	if content, err = r.content(int(length)); err != nil {
+		return 0, nil, cut(err)
+	}
+	sum := crc32.Update(crc32.Update(0, castagnoli, head[:12]), castagnoli, content)
+	if sum != binary.LittleEndian.Uint32(head[12:]) {
+		return 0, nil, damaged("the checksum of record %d is wrong", r.count)
+	}
+	r.count++
+	return kind, content, nil
+}
+
+// content reads so many bytes, and takes no more memory for them than there are.
+func (r *reader) content(length int) ([]byte, error) {
+	r.buf = r.buf[:0]
+	for done := 0; done < length; done = len(r.buf) {
+		part := min(length-done, maxPages+12)
+		if cap(r.buf) < done+part {
+			r.buf = append(make([]byte, 0, max(2*cap(r.buf), done+part)), r.buf...)
+		}
+		r.buf = r.buf[:done+part]
+		if _, err := io.ReadFull(r.r, r.buf[done:]); err != nil {
+			return nil, err
+		}
+	}
+	return r.buf, nil
+}
+
+// cut is the error of an image that ends too early.
+func cut(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return damaged("it is cut short")
+	}
+	return err
+}
+
+// begin reads the header and the job.
+func (r *reader) begin() (*Job, error) {
+	_, text, err := r.next()
+	if err != nil {
+		return nil, err
+	}
+	var h header
+	if err := json.Unmarshal(text, &h); err != nil {
+		return nil, damaged("its header: %v", err)
+	}
+	if h.Format != formatVersion {
+		return nil, fmt.Errorf("%w: the image has the format %d, and this program reads %d", errors.ErrUnsupported, h.Format, formatVersion)
+	}
+	kind, text, err := r.next()
+	if err != nil {
+		return nil, err
+	}
+	if kind != recordJob {
+		return nil, damaged("it has no job")
+	}
+	job := new(Job)
+	if err := json.Unmarshal(text, job); err != nil {
+		return nil, damaged("its job: %v", err)
+	}
+	if err := job.check(); err != nil {
+		return nil, err
+	}
+	if h.Architecture != "amd64" {
+		return nil, fmt.Errorf("%w: the image is of a job on %s", errors.ErrUnsupported, h.Architecture)
+	}
+	r.job = job
+	return job, nil
+}
+
+// memory reads the rest of the image, and has put store what is in it. data is
+// nil for zeros.
+func (r *reader) memory(put func(o owner, address, length uint64, data []byte) error) error {
+	for {
+		kind, b, err := r.next()
+		if err != nil {
+			return err
+		}
+		var o owner
+		var address, length uint64
+		var data []byte
+		switch {
+		case kind == recordEnd:
+			return nil
+		case kind == recordPages && len(b) > 12:
+			data = b[12:]
+			length = uint64(len(data))
+		case kind == recordZeros && len(b) == 20:
+			length = binary.LittleEndian.Uint64(b[12:])
+		default:
+			return damaged("record %d stands in the wrong place", r.count-1)
+		}
+		index := binary.LittleEndian.Uint32(b)
+		o = owner{index>>31 == 1, int(index &^ (1 << 31))}
+		address = binary.LittleEndian.Uint64(b[4:])
+		if !r.job.holds(o, address, length) {
+			return damaged("record %d is for memory that is not there", r.count-1)
+		}
+		if err := put(o, address, length, data); err != nil {
+			return err
+		}
+	}
+}
+
+// Read reads a whole image, and checks all of it. size is how many bytes of
+// memory it holds, zeros left out.
+func Read(from io.Reader) (job *Job, size int64, err error) {
+	r := newReader(from)
+	if job, err = r.begin(); err != nil {
+		return nil, 0, err
+	}
+	err = r.memory(func(_ owner, _, _ uint64, data []byte) error {
+		size += int64(len(data))
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	if n, _ := io.ReadFull(r.r, make([]byte, 1)); n != 0 {
+		return nil, 0, damaged("something follows its end")
+	}
+	return job, size, nil
+}
+
+// ReadJob reads what an image says of its job, and no further.
+func ReadJob(from io.Reader) (*Job, error) { return newReader(from).begin() }

@@ -1,0 +1,292 @@
+package checkpoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/proc"
+)
+
+// An area is a mapping as /proc/PID/smaps has it.
+type area struct {
+	start, end, offset uint64
+	prot               int
+	shared             bool
+	inode              string
+	name               string
+	flags              []string // VmFlags
+}
+
+func (a area) where() string { return fmt.Sprintf("mapping %x-%x", a.start, a.end) }
+
+func (a area) mapFile(pid int) string {
+	return proc.Path(pid, fmt.Sprintf("map_files/%x-%x", a.start, a.end))
+}
+
+// readAreas reads smaps: maps alone does not have the flags.
+func readAreas(pid int) ([]area, error) {
+	text, err := kernfs.ReadFile(proc.Path(pid, "smaps"))
+	if err != nil {
+		return nil, err
+	}
+	return parseAreas(text)
+}
+
+func parseAreas(text []byte) (all []area, err error) {
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if flags, ok := bytes.CutPrefix(line, []byte("VmFlags:")); ok && len(all) > 0 {
+			all[len(all)-1].flags = strings.Fields(string(flags))
+			continue
+		}
+		if i := bytes.IndexByte(line, ' '); i < 0 || !bytes.Contains(line[:i], []byte("-")) || bytes.HasSuffix(line[:i], []byte(":")) {
+			continue
+		}
+		a, ok := parseArea(string(line))
+		if !ok {
+			return nil, fmt.Errorf("%w: a mapping: %q", unix.EINVAL, line)
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// parseArea reads a line of the form of proc_pid_maps(5).
+func parseArea(line string) (a area, ok bool) {
+	f := strings.SplitN(line, " ", 6)
+	if len(f) < 5 || len(f[1]) != 4 {
+		return a, false
+	}
+	from, to, _ := strings.Cut(f[0], "-")
+	var errs [3]error
+	a.start, errs[0] = strconv.ParseUint(from, 16, 64)
+	a.end, errs[1] = strconv.ParseUint(to, 16, 64)
+	a.offset, errs[2] = strconv.ParseUint(f[2], 16, 64)
+	for i, bit := range []int{unix.PROT_READ, unix.PROT_WRITE, unix.PROT_EXEC} {
+		if f[1][i] != '-' {
+			a.prot |= bit
+		}
+	}
+	a.shared = f[1][3] == 's'
+	a.inode = f[4]
+	if len(f) == 6 {
+		a.name = strings.TrimLeft(f[5], " ")
+	}
+	return a, errors.Join(errs[:]...) == nil
+}
+
+// vmFlags are the flags that a mapping may have; what is to be done for some.
+var vmFlags = map[string]func(*Mapping){
+	"rd": nil, "wr": nil, "ex": nil, "sh": nil, "mr": nil, "mw": nil, "me": nil, "ms": nil, // protections
+	"ac": nil, "sd": nil, "mm": nil, "de": nil, "dw": nil,
+	"gd": func(m *Mapping) { m.Flags |= unix.MAP_GROWSDOWN },
+	"nr": func(m *Mapping) { m.Flags |= unix.MAP_NORESERVE },
+	"lo": func(m *Mapping) { m.Locked = true },
+	"sr": advice(unix.MADV_SEQUENTIAL),
+	"rr": advice(unix.MADV_RANDOM),
+	"dc": advice(unix.MADV_DONTFORK),
+	"dd": advice(unix.MADV_DONTDUMP),
+	"wf": advice(unix.MADV_WIPEONFORK),
+	"hg": advice(unix.MADV_HUGEPAGE),
+	"nh": advice(unix.MADV_NOHUGEPAGE),
+	"mg": advice(unix.MADV_MERGEABLE),
+}
+
+// refusedFlags are the ones that it is known what to call.
+var refusedFlags = map[string]string{
+	"ht": "it is of huge pages (hugetlb)", "io": "it is a device's memory", "pf": "it is a device's memory",
+	"um": "a userfaultfd watches it", "uw": "a userfaultfd watches it", "ui": "a userfaultfd watches it",
+	"ss": "it is a shadow stack", "sl": "it is sealed (mseal)", "lf": "it is locked when it is touched (MLOCK_ONFAULT)",
+	"mt": "it has memory tags",
+}
+
+func advice(n int) func(*Mapping) { return func(m *Mapping) { m.Advices = append(m.Advices, n) } }
+
+// memory looks at the mappings of a process.
+func (s *survey) memory(p *Process) {
+	areas, err := readAreas(p.PID)
+	if err != nil || len(areas) == 0 {
+		s.hinder(p.PID, "memory", "it cannot be read: %v", err)
+		return
+	}
+	for _, a := range areas {
+		if a.name == "[vsyscall]" {
+			continue
+		}
+		m := Mapping{Start: a.start, End: a.end, Prot: a.prot, Offset: a.offset}
+		s.classify(p, a, &m)
+		s.flags(p, a, &m)
+		p.Mappings = append(p.Mappings, m)
+	}
+	s.executable(p)
+	s.kernelMappings(p)
+}
+
+func (s *survey) flags(p *Process, a area, m *Mapping) {
+	if m.Kind == kindKernel {
+		return
+	}
+	for _, f := range a.flags {
+		do, known := vmFlags[f]
+		if why := refusedFlags[f]; why != "" {
+			s.hinder(p.PID, a.where(), "%s", why)
+		} else if !known {
+			s.hinder(p.PID, a.where(), "it has the unknown flag %s", f)
+		}
+		if do != nil {
+			do(m)
+		}
+	}
+}
+
+// classify finds what kind of mapping this is.
+func (s *survey) classify(p *Process, a area, m *Mapping) {
+	hinder := func(format string, args ...any) { s.hinder(p.PID, a.where(), format, args...) }
+	deleted := strings.HasSuffix(a.name, " (deleted)")
+	switch {
+	case a.name == "[vdso]" || strings.HasPrefix(a.name, "[vvar"):
+		m.Kind, m.Name = kindKernel, a.name
+	case a.inode == "0" && !a.shared:
+		m.Kind, m.Offset = kindPrivate, 0
+		m.Name = strings.TrimSuffix(strings.TrimPrefix(a.name, "[anon:"), "]")
+		if a.name == "[heap]" || a.name == "[stack]" {
+			m.Name = a.name
+		} else if a.name != "" && !strings.HasPrefix(a.name, "[anon:") {
+			hinder("%s is unknown", a.name)
+		}
+	case a.shared && (a.name == "/dev/zero (deleted)" || strings.HasPrefix(a.name, "[anon_shmem:")):
+		m.Kind = kindShared
+		s.sharedMemory(p, a, m)
+	case strings.HasPrefix(a.name, "/SYSV"):
+		hinder("it is System V shared memory")
+	case strings.HasPrefix(a.name, "/memfd:"):
+		hinder("it is a memfd")
+	case a.name == "/[aio] (deleted)":
+		hinder("it is a ring of asynchronous I/O (io_setup)")
+	case strings.HasPrefix(a.name, "anon_inode:"):
+		hinder("it is of %s", strings.TrimPrefix(a.name, "anon_inode:"))
+	case deleted || !strings.HasPrefix(a.name, "/"):
+		hinder("its file is deleted: %s", strings.TrimSuffix(a.name, " (deleted)"))
+	default:
+		m.Kind = kindFile
+		if a.shared {
+			m.Kind = kindSharedFile
+		}
+		m.Object = s.mappedFile(p, a)
+	}
+}
+
+// sharedMemory notes memory that processes share without a file.
+func (s *survey) sharedMemory(p *Process, a area, m *Mapping) {
+	path := a.mapFile(p.PID)
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		s.hinder(p.PID, a.where(), "shared memory cannot be read: %v", err)
+		return
+	}
+	id := inode{st.Dev, st.Ino}
+	i, ok := s.shared[id]
+	if !ok {
+		i = len(s.job.Shared)
+		s.shared[id] = i
+		size := (uint64(st.Size) + pageSize - 1) / pageSize * pageSize
+		s.job.Shared = append(s.job.Shared, Shared{Size: size})
+		s.sharedAt = append(s.sharedAt, path)
+	}
+	if m.Object = i; a.end-a.start > s.job.Shared[i].Size || a.offset > s.job.Shared[i].Size-(a.end-a.start) {
+		s.hinder(p.PID, a.where(), "the mapping is longer than the shared memory")
+	}
+}
+
+// mappedFile notes a file that is mapped, and makes sure that its path still
+// leads to it.
+func (s *survey) mappedFile(p *Process, a area) int {
+	path := unescape(a.name)
+	i, ok := s.mapped[path]
+	if !ok {
+		if !sameFile(a.mapFile(p.PID), path) {
+			s.hinder(p.PID, a.where(), "its file was replaced: %s", path)
+			return 0
+		}
+		m, err := mappedAt(path)
+		if err != nil {
+			s.hinder(p.PID, a.where(), "its file: %v", err)
+			return 0
+		}
+		i = len(s.job.Mapped)
+		s.mapped[path] = i
+		s.job.Mapped = append(s.job.Mapped, m)
+	}
+	if a.shared && slices.Contains(a.flags, "mw") {
+		s.job.Mapped[i].Write = true
+	}
+	return i
+}
+
+// unescape undoes what the kernel does to newlines in paths.
+func unescape(path string) string { return strings.ReplaceAll(path, `\012`, "\n") }
+
+// mappedAt is a file as one that is mapped.
+func mappedAt(path string) (Mapped, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return Mapped{}, err
+	}
+	if !st.Mode().IsRegular() {
+		return Mapped{}, fmt.Errorf("%s is no regular file", path)
+	}
+	return Mapped{Path: path, Size: st.Size(), Mtime: st.ModTime(), BuildID: buildID(path)}, nil
+}
+
+// same says why a file is not the one that was mapped; nil when it is.
+func (m Mapped) same() error {
+	now, err := mappedAt(m.Path)
+	switch {
+	case err != nil:
+		return err
+	case m.Write && now.Size >= m.Size: // its contents are its own affair
+		return nil
+	case now.Size == m.Size && now.Mtime.Equal(m.Mtime):
+		return nil
+	case m.BuildID != "" && now.BuildID == m.BuildID && now.Size == m.Size:
+		return nil
+	case m.BuildID != "":
+		return fmt.Errorf("%s was replaced since: its build ID is %s and was %s", m.Path, now.BuildID, m.BuildID)
+	}
+	return fmt.Errorf("%s was changed since: it has %d bytes of %s and had %d of %s", m.Path,
+		now.Size, now.Mtime.Format(time.DateTime), m.Size, m.Mtime.Format(time.DateTime))
+}
+
+// executable finds the program that a process runs.
+func (s *survey) executable(p *Process) {
+	path, err := os.Readlink(proc.Path(p.PID, "exe"))
+	if err != nil {
+		s.hinder(p.PID, "executable", "it cannot be read")
+		return
+	}
+	i, ok := s.mapped[path]
+	if !ok {
+		if !sameFile(proc.Path(p.PID, "exe"), path) {
+			s.hinder(p.PID, "executable", "%s was replaced or deleted", path)
+			return
+		}
+		m, err := mappedAt(path)
+		if err != nil {
+			s.hinder(p.PID, "executable", "%v", err)
+			return
+		}
+		i = len(s.job.Mapped)
+		s.mapped[path] = i
+		s.job.Mapped = append(s.job.Mapped, m)
+	}
+	p.Executable = i
+}

@@ -1,0 +1,215 @@
+package checkpoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// openFiles opens all that the job has open. The first process gets it all, with
+// numbers that no process of the job uses.
+func (r *restorer) openFiles() error {
+	for _, p := range r.job.Processes {
+		for _, d := range p.Descriptors {
+			r.base = max(r.base, d.FD+1)
+		}
+	}
+	r.base = max(r.base, 3)
+	pipes := map[uint64]*[2]int{}
+	defer func() {
+		for _, ends := range pipes {
+			unix.Close(ends[0])
+			unix.Close(ends[1])
+		}
+	}()
+	for i := range r.job.Files {
+		f := &r.job.Files[i]
+		opened, err := r.reopen(f, pipes)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name(), err)
+		}
+		r.files = append(r.files, opened)
+	}
+	r.mappedAt = len(r.files)
+	for _, m := range r.job.Mapped {
+		flag := unix.O_RDONLY
+		if m.Write {
+			flag = unix.O_RDWR
+		}
+		opened, err := open(m.Path, flag)
+		if err != nil {
+			return err
+		}
+		r.files = append(r.files, opened)
+	}
+	r.placesAt = len(r.files)
+	for i := range r.job.Processes {
+		dir := r.job.Processes[i].Directory
+		if r.job.Processes[i].Ended != nil {
+			dir = "/"
+		}
+		opened, err := open(dir, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		r.files = append(r.files, opened)
+	}
+	return nil
+}
+
+func (f *File) name() string {
+	if f.Path != "" {
+		return f.Path
+	}
+	return f.Kind
+}
+
+// closeFiles gives back what the job has now.
+func (r *restorer) closeFiles() {
+	for _, f := range r.files {
+		unix.Close(f)
+	}
+}
+
+// open opens a file, and never makes one. Descriptors are plain numbers here: an
+// os.File would make them blocking.
+func open(path string, flags int) (int, error) {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// reopen makes one open file again.
+func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
+	nonblock := f.Flags & unix.O_NONBLOCK
+	switch f.Kind {
+	case fileRegular, fileDirectory, fileControl:
+		return r.reopenFile(f)
+	case fileDevice:
+		opened, err := open(f.Path, f.Flags)
+		if err != nil {
+			return -1, err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(opened, &st); err != nil || !statelessDevices[st.Rdev] || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+			unix.Close(opened)
+			return -1, errors.New("it is another device now")
+		}
+		return opened, nil
+	case filePipe:
+		return reopenPipe(f, pipes)
+	case fileEvent:
+		flags := nonblock | unix.EFD_CLOEXEC
+		if f.Mask == 1 {
+			flags |= unix.EFD_SEMAPHORE
+		}
+		file, err := unix.Eventfd(0, flags)
+		if err == nil && f.Count > 0 {
+			var count [8]byte
+			put64(count[:], f.Count)
+			_, err = unix.Write(file, count[:])
+		}
+		return file, err
+	case filePoll:
+		return unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	case fileSignal:
+		var set unix.Sigset_t
+		set.Val[0] = f.Mask
+		return unix.Signalfd(-1, &set, nonblock|unix.SFD_CLOEXEC)
+	case fileTimer:
+		return reopenTimer(f, nonblock)
+	case fileOutside:
+		return unix.FcntlInt(r.options.Streams[f.Stream].Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	}
+	return -1, damaged("%q is no kind of file", f.Kind)
+}
+
+// reopenFile opens a file or directory, and makes sure that it is what it was or,
+// if it may be written, has only grown.
+func (r *restorer) reopenFile(f *File) (int, error) {
+	opened, err := open(f.Path, f.Flags)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(opened, &st); err != nil {
+		return -1, err
+	}
+	mtime := time.Unix(st.Mtim.Unix())
+	switch {
+	case f.Kind == fileDirectory, f.Kind == fileControl:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = errors.New("it is no regular file any more")
+	case st.Size < f.Size:
+		err = fmt.Errorf("it has become shorter since: %d bytes, and had %d", st.Size, f.Size)
+	case st.Size > f.Size && f.Flags&unix.O_ACCMODE == unix.O_RDONLY, st.Size == f.Size && !mtime.Equal(f.Mtime):
+		err = fmt.Errorf("it was changed since: %d bytes of %s, and had %d of %s", st.Size, mtime.Format(time.DateTime), f.Size, f.Mtime.Format(time.DateTime))
+	}
+	if err == nil && f.Flags&unix.O_PATH == 0 && f.Offset != 0 {
+		_, err = unix.Seek(opened, f.Offset, unix.SEEK_SET)
+	}
+	if err != nil {
+		unix.Close(opened)
+		return -1, err
+	}
+	return opened, nil
+}
+
+// reopenPipe makes a pipe when the first of its ends is wanted, and puts its data
+// into it. Further open files of an end are opened through /proc.
+func reopenPipe(f *File, pipes map[uint64]*[2]int) (int, error) {
+	ends := pipes[f.Pipe]
+	if ends == nil {
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+			return -1, err
+		}
+		ends = &fds
+		pipes[f.Pipe] = ends
+		if f.Room > 0 {
+			if _, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, f.Room); err != nil {
+				return -1, err
+			}
+		}
+		for data := bytes.NewBuffer(f.Data); data.Len() > 0; {
+			n, err := unix.Write(ends[1], data.Bytes())
+			if err != nil {
+				return -1, err
+			}
+			data.Next(n)
+		}
+	}
+	return open("/proc/self/fd/"+strconv.Itoa(ends[0]), f.Flags)
+}
+
+// reopenTimer makes a timerfd with what was left of its time.
+func reopenTimer(f *File, nonblock int) (int, error) {
+	fd, err := unix.TimerfdCreate(f.Clock, nonblock|unix.TFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	if f.Timer != (Timer{}) {
+		spec := unix.ItimerSpec{
+			Interval: unix.Timespec{Sec: f.Timer[0], Nsec: f.Timer[1]},
+			Value:    unix.Timespec{Sec: f.Timer[2], Nsec: f.Timer[3]},
+		}
+		if err := unix.TimerfdSettime(fd, 0, &spec, nil); err != nil {
+			return -1, err
+		}
+	}
+	if f.Count > 0 {
+		const setTicks = 0x40085400 // TFD_IOC_SET_TICKS
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), setTicks, uintptr(unsafe.Pointer(&f.Count))); errno != 0 {
+			return -1, errno
+		}
+	}
+	return fd, nil
+}

@@ -1,0 +1,286 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/internal/ptrace"
+)
+
+// RestoreOptions say how a job is to be restored.
+type RestoreOptions struct {
+	Group   string      // empty: the one that it was taken from
+	Frozen  bool        // it is to be frozen when it is whole
+	Streams [3]*os.File // in place of standard streams that went outside
+}
+
+// A Restored job is the children of this process, and what is below them.
+type Restored struct {
+	PID   int // of its first process
+	roots []int
+}
+
+// Restore builds the job of an image, lets it run, and returns. Its processes
+// have the PIDs that they had; those whose parents were outside of the job become
+// children of the caller, who has to wait for them (see Wait).
+//
+// Nothing is built of an image that is damaged, or whose files were replaced, and
+// nothing runs before the whole image was read. When Restore fails, or this
+// program is killed before Restore lets the job go, nothing is left of it.
+//
+// The caller needs the right to choose PIDs: root's, or CAP_CHECKPOINT_RESTORE.
+func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o RestoreOptions) (*Restored, error) {
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	in := newReader(image)
+	job, err := in.begin()
+	if err != nil {
+		return nil, err
+	}
+	r := &restorer{job: job, options: o, byPID: map[int]*worker{}}
+	if err := r.fits(); err != nil {
+		return nil, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer r.closeFiles()
+	err = r.build(ctx, in, f)
+	if err != nil {
+		r.kill()
+		return nil, err
+	}
+	done := &Restored{}
+	for _, p := range job.Processes {
+		if p.Parent == 0 {
+			done.roots = append(done.roots, p.PID)
+		}
+	}
+	done.PID = done.roots[0]
+	return done, nil
+}
+
+// A restorer builds one job.
+type restorer struct {
+	job     *Job
+	options RestoreOptions
+	group   *freezer.Group
+
+	files    []int // to hand to the first process, which has them from base on
+	base     int
+	mappedAt int // where Mapped begin among them, after Files
+	placesAt int // where working directories begin
+	shop     uint64
+	gap      uint64   // after the workshop, for what is moved
+	sharedAt []uint64 // in it
+	gapEnd   uint64
+	kernel   []Mapping // of the first process
+	nursery  *worker
+	byPID    map[int]*worker
+	built    []*worker // in the order of Job.Processes, nil for those that ended
+	threads  map[int]*worker
+}
+
+// fits says why the job cannot run on this host.
+func (r *restorer) fits() error {
+	code, _, err := ownVDSO()
+	if err != nil {
+		return err
+	}
+	if hash(code) != r.job.VDSO {
+		return fmt.Errorf("%w: the image was taken under another kernel (%s), whose code in each process (vdso) is another one", freezer.ErrUnsupported, r.job.Kernel)
+	}
+	var missing []string
+	for i, s := range streams {
+		if r.options.Streams[i] == nil && slices.ContainsFunc(r.job.Files, func(f File) bool { return f.Kind == fileOutside && f.Stream == i }) {
+			missing = append(missing, s)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("standard streams of the job went outside: say what to have in their place, with %s", strings.Join(missing, " and "))
+	}
+	var changed []error
+	for _, m := range r.job.Mapped {
+		changed = append(changed, m.same())
+	}
+	return errors.Join(changed...)
+}
+
+// build does all of it.
+func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) error {
+	name := r.options.Group
+	if name == "" {
+		name = r.job.Group
+	}
+	if err := r.openFiles(); err != nil {
+		return err
+	}
+	if err := r.findGap(); err != nil {
+		return err
+	}
+	var err error
+	if r.group, err = f.CreateAll(name); err != nil {
+		return err
+	}
+	if err := r.startNursery(); err != nil {
+		return err
+	}
+	if err := r.group.Add(r.nursery.pid); err != nil {
+		return err
+	}
+	if err := r.makeShared(); err != nil {
+		return err
+	}
+	if err := r.makeTree(f); err != nil {
+		return err
+	}
+	for i := range r.job.Processes {
+		if err := r.shape(i); err != nil {
+			return err
+		}
+	}
+	if err := r.fill(in); err != nil {
+		return err
+	}
+	for i := range r.job.Processes {
+		if err := r.complete(i); err != nil {
+			return err
+		}
+	}
+	return r.letGo(ctx)
+}
+
+// fill puts the image's memory in its place.
+func (r *restorer) fill(in *reader) error {
+	mems := make([]int, len(r.job.Processes))
+	for i := range mems {
+		mems[i] = -1
+		if w := r.built[i]; w != nil {
+			fd, err := unix.Open(fmt.Sprintf("/proc/%d/mem", w.pid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			mems[i] = fd
+		}
+	}
+	zeros := make([]byte, maxPages)
+	return in.memory(func(o owner, address, length uint64, data []byte) error {
+		pid, mem := r.nursery.pid, -1
+		if o.shared {
+			address += r.sharedAt[o.index]
+		} else {
+			if r.built[o.index] == nil {
+				return damaged("a process that ended has memory")
+			}
+			pid = r.built[o.index].pid
+			if m := mapping(r.job.Processes[o.index].Mappings, address, address+length); m.Prot&unix.PROT_WRITE == 0 {
+				mem = mems[o.index]
+			}
+		}
+		if data != nil {
+			return writeMemory(pid, mem, address, data)
+		}
+		for length > 0 {
+			n := min(length, uint64(len(zeros)))
+			if err := writeMemory(pid, mem, address, zeros[:n]); err != nil {
+				return err
+			}
+			address, length = address+n, length-n
+		}
+		return nil
+	})
+}
+
+// letGo lets the job run.
+func (r *restorer) letGo(ctx context.Context) error {
+	r.end(r.nursery)
+	if r.options.Frozen {
+		if err := r.group.Freeze(ctx, freezer.Why("restored")); err != nil {
+			return err
+		}
+	}
+	var all []*worker
+	for i, w := range r.built {
+		if w == nil {
+			continue
+		}
+		all = append(all, w)
+		for _, t := range r.job.Processes[i].Threads[1:] {
+			all = append(all, r.threads[t.TID])
+		}
+	}
+	for _, w := range all { // from here on it outlives this program
+		if err := ptrace.SetOptions(w.tid, 0); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, w := range all {
+		errs = append(errs, ptrace.Detach(w.tid, 0))
+	}
+	return errors.Join(errs...)
+}
+
+// end kills a process that was built, and reaps it.
+func (r *restorer) end(w *worker) {
+	if w == nil || w.pid == 0 {
+		return
+	}
+	_ = unix.Kill(w.pid, unix.SIGKILL)
+	for {
+		if status, err := soon(w.pid); err != nil || status.Ended() {
+			break
+		}
+	}
+	_, _ = unix.Wait4(w.pid, nil, unix.WNOHANG, nil)
+	w.pid = 0
+}
+
+// kill ends what was built, children before parents.
+func (r *restorer) kill() {
+	for _, w := range r.threads {
+		_ = unix.Kill(w.pid, unix.SIGKILL)
+	}
+	for i := len(r.job.Processes) - 1; i >= 0; i-- {
+		r.end(r.byPID[r.job.Processes[i].PID])
+	}
+	r.end(r.nursery)
+	for _, t := range r.threads { // their ends are told to their tracer, too
+		_, _ = soon(t.tid)
+	}
+}
+
+// Signal sends a signal to the job's first process.
+func (j *Restored) Signal(sig unix.Signal) error { return unix.Kill(j.PID, sig) }
+
+// Wait waits until all processes that are children of the caller have ended, and
+// returns how the first one did: with a status, or by a signal.
+func (j *Restored) Wait() (status int, by unix.Signal, err error) {
+	for _, pid := range j.roots {
+		var ws unix.WaitStatus
+		for {
+			if _, err = unix.Wait4(pid, &ws, 0, nil); err != unix.EINTR {
+				break
+			}
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		if pid == j.PID && ws.Signaled() {
+			by = ws.Signal()
+		} else if pid == j.PID {
+			status = ws.ExitStatus()
+		}
+	}
+	return status, by, nil
+}

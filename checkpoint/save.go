@@ -1,0 +1,209 @@
+package checkpoint
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/internal/ptrace"
+)
+
+// Leave is what becomes of a group when its image is written.
+type Leave string
+
+// What can become of a group.
+const (
+	Running Leave = "running" // it goes on, as if nothing had been
+	Frozen  Leave = "frozen"  // it is frozen, under the default hold
+	Killed  Leave = "killed"
+)
+
+// Stats are the costs of a checkpoint.
+type Stats struct {
+	Processes int           `json:"processes"`
+	Tasks     int           `json:"tasks"`
+	Bytes     int64         `json:"bytes"` // of the image
+	Stopped   time.Duration `json:"stopped_ns"`
+}
+
+// Save writes an image of the group's processes, and of those below it, to w.
+// They are stopped meanwhile, and go on afterwards, or are frozen or killed. When
+// it fails, or when this program is killed at whatever moment, they go on as if
+// nothing had been.
+//
+// A RefusedError lists what the image would not carry. A group that is frozen is
+// refused, too: its processes have to be asked what only they can tell, and only
+// tasks that could run can be asked.
+func Save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave) (Stats, error) {
+	return save(ctx, g, w, leave, func() error { return nil })
+}
+
+// save calls commit when all is written, before anything is killed or frozen and
+// after everything runs again.
+func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commit func() error) (stats Stats, err error) {
+	if err := supported(); err != nil {
+		return stats, err
+	}
+	if states, err := g.States(); err != nil {
+		return stats, err
+	} else if states.Effective != freezer.Thawed {
+		return stats, fmt.Errorf("%s is frozen: thaw it first (it is stopped only while it is read; --leave frozen freezes it then)", g.Name())
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	held, err := stop(ctx, g)
+	defer held.release()
+	if err != nil {
+		return stats, err
+	}
+	s, err := newSurvey(g)
+	if err == nil {
+		err = s.take(held)
+	}
+	if err == nil {
+		err = s.write(w, &stats)
+	}
+	if err == nil && leave != Running { // nobody ends before his image is safe
+		if err = commit(); err == nil {
+			err = finish(ctx, g, leave)
+		}
+	}
+	held.release()
+	stats.Stopped = time.Since(held.when)
+	if err == nil && leave == Running {
+		err = commit()
+	}
+	return stats, err
+}
+
+// take finds out all about the stopped processes, but for what is in their memory.
+func (s *survey) take(held *stopped) error {
+	if err := s.members(); err != nil {
+		return err
+	}
+	s.all()
+	s.readPipes()
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		for k := range p.Threads {
+			t := &p.Threads[k]
+			if !slices.Contains(held.tids, t.TID) {
+				return fmt.Errorf("task %d came to the group meanwhile", t.TID)
+			}
+			if err := s.registers(p, t); err != nil {
+				return fmt.Errorf("task %d: %w", t.TID, err)
+			}
+		}
+	}
+	if err := s.refused(); err != nil {
+		return err
+	}
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		if p.Ended != nil {
+			continue
+		}
+		if err := s.ask(p); err != nil {
+			return err
+		}
+		for k := range p.Threads {
+			// What the kernel remembers of such a call is not in the image: it starts
+			// again with its arguments.
+			if r := &p.Threads[k].Registers; restarts(r) && r.Result() == restartWithRest {
+				r.SetResult(restartNoHand)
+			}
+		}
+	}
+	return nil
+}
+
+// registers reads what ptrace shows of a stopped thread.
+func (s *survey) registers(p *Process, t *Thread) error {
+	status, err := ptrace.Poll(t.TID)
+	if err != nil {
+		return err
+	}
+	if status.GroupStop() {
+		s.hinder(p.PID, "process", "it is stopped by a signal (SIGSTOP or ^Z)")
+	}
+	regs, err := ptrace.Registers(t.TID)
+	if err == unix.EOPNOTSUPP {
+		s.hinder(p.PID, "process", "it runs 32-bit code")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t.Registers = *regs
+	if t.State, err = ptrace.RegisterSet(t.TID, ptrace.ExtendedState); err != nil {
+		return err
+	}
+	s.job.Features |= features(t.State)
+	if t.Blocked, err = ptrace.SignalMask(t.TID); err != nil {
+		return err
+	}
+	if t.Rseq, err = ptrace.RestartableSequences(t.TID); err != nil && err != unix.EIO {
+		return err
+	}
+	if t.Pending, err = queued(t.TID, false); err == nil && t.TID == p.PID {
+		p.Pending, err = queued(t.TID, true)
+	}
+	return err
+}
+
+func queued(tid int, shared bool) (all [][]byte, err error) {
+	infos, err := ptrace.QueuedSignals(tid, shared)
+	for i := range infos {
+		all = append(all, infos[i][:])
+	}
+	return all, err
+}
+
+// write writes the image.
+func (s *survey) write(to io.Writer, stats *Stats) error {
+	buffered := bufio.NewWriterSize(to, 256<<10)
+	w := &writer{w: buffered}
+	if err := w.begin(s.job); err != nil {
+		return err
+	}
+	memory := &memoryWriter{w: w}
+	for i, path := range s.sharedAt {
+		if err := memory.shared(i, path, s.job.Shared[i].Size); err != nil {
+			return err
+		}
+	}
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		stats.Processes++
+		stats.Tasks += len(p.Threads)
+		if p.Ended != nil {
+			continue
+		}
+		if err := memory.process(i, p); err != nil {
+			return err
+		}
+	}
+	if err := w.end(); err != nil {
+		return err
+	}
+	stats.Bytes = w.bytes
+	return buffered.Flush()
+}
+
+// finish freezes or kills a group whose tasks are still held.
+func finish(ctx context.Context, g *freezer.Group, leave Leave) error {
+	switch leave {
+	case Frozen:
+		return g.Freeze(ctx, freezer.ThawOnTimeout(), freezer.Why("checkpoint"))
+	case Killed:
+		return g.Kill(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/internal/invisible"
+	"github.com/cgfreezer/freezer/internal/proc"
+	"github.com/cgfreezer/freezer/internal/ptrace"
+)
+
+// A stopped job is held by ptrace, each task in a stop on its way out of the
+// kernel, where its system call can be started again. Nothing else holds it: when
+// this program is killed the kernel lets go of the tasks, and they run on. (The
+// group's freezer would keep them frozen then; and nobody can be asked anything
+// who is frozen.)
+//
+// All is done by one thread, as ptrace wants it.
+type stopped struct {
+	tids []int
+	when time.Time
+}
+
+// stopTime bounds the wait for tasks to stop.
+const stopTime = 5 * time.Second
+
+// stop stops all tasks of the group and of those below it. It looks for tasks
+// until there is none that runs: then nobody is left who could start one.
+func stop(ctx context.Context, g *freezer.Group) (*stopped, error) {
+	s := &stopped{when: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, stopTime)
+	defer cancel()
+	for {
+		found, err := tasks(g)
+		if err != nil {
+			return s, err
+		}
+		fresh := found[:0]
+		for _, tid := range found {
+			if !slices.Contains(s.tids, tid) {
+				fresh = append(fresh, tid)
+			}
+		}
+		if len(fresh) == 0 {
+			return s, nil
+		}
+		if err := s.take(ctx, fresh); err != nil {
+			return s, err
+		}
+	}
+}
+
+// tasks lists the tasks of a group and of those below it that have not ended.
+func tasks(g *freezer.Group) (tids []int, err error) {
+	groups, err := g.Walk()
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range groups {
+		pids, err := sub.Processes()
+		sub.Close()
+		if err != nil && !errors.Is(err, freezer.ErrNotExist) {
+			return nil, err
+		}
+		for _, pid := range pids {
+			for _, tid := range proc.Threads(pid) {
+				if st, err := proc.ReadStat(tid); err == nil && st.State != 'Z' && st.State != 'X' {
+					tids = append(tids, tid)
+				}
+			}
+		}
+	}
+	return tids, nil
+}
+
+// take seizes tasks and waits until they have stopped. Those that end meanwhile
+// are left out.
+func (s *stopped) take(ctx context.Context, tids []int) error {
+	for _, tid := range tids {
+		switch err := ptrace.Seize(tid, unix.PTRACE_O_TRACESYSGOOD); err {
+		case nil:
+			s.tids = append(s.tids, tid)
+			_ = ptrace.Interrupt(tid)
+		case unix.ESRCH:
+		default:
+			if st, e := proc.ReadStat(tid); e != nil || st.State == 'Z' || st.State == 'X' {
+				continue
+			}
+			if by := proc.Status(tid, "TracerPid"); by != "0" {
+				return fmt.Errorf("task %d cannot be stopped: it is traced by process %s", tid, by)
+			}
+			return fmt.Errorf("task %d cannot be stopped: %w", tid, err)
+		}
+	}
+	for _, tid := range tids {
+		if !slices.Contains(s.tids, tid) {
+			continue
+		}
+		if err := s.await(ctx, tid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits until a task is in the stop that its interrupt asked for. A signal
+// that it was about to take it takes first: that runs none of its code.
+func (s *stopped) await(ctx context.Context, tid int) error {
+	for {
+		status, err := patiently(ctx, tid)
+		switch {
+		case err == unix.ECHILD || status.Ended():
+			s.tids = slices.DeleteFunc(s.tids, func(t int) bool { return t == tid })
+			return nil
+		case err != nil:
+			st, _ := proc.ReadStat(tid)
+			return fmt.Errorf("task %d (%s) does not stop: it is in state %c, in %s", tid, st.Command, st.State, proc.WaitChannel(tid))
+		case status.Event() == unix.PTRACE_EVENT_STOP:
+			// What its system call is to do is decided here, once.
+			return invisible.NewMinder().Amend(tid, status, invisible.New())
+		}
+		if err := ptrace.Continue(tid, status.Signal()); err != nil && err != unix.ESRCH {
+			return err
+		}
+	}
+}
+
+// patiently waits for a task's next stop until ctx ends.
+func patiently(ctx context.Context, tid int) (ptrace.Status, error) {
+	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 10*time.Millisecond) {
+		for range 50 {
+			status, err := ptrace.Poll(tid)
+			if err != nil || status.Stopped() || status.Ended() {
+				return status, err
+			}
+			runtime.Gosched()
+		}
+		if ctx.Err() != nil {
+			return ptrace.Status{}, ctx.Err()
+		}
+		time.Sleep(nap)
+	}
+}
+
+// release lets all tasks go on, as if nothing had been. Those that were killed
+// meanwhile it reaps, so that their parents learn of it; a process's first thread
+// comes last.
+func (s *stopped) release() {
+	var leaders []int
+	for _, tid := range s.tids {
+		if ptrace.Detach(tid, 0) == nil {
+			continue
+		}
+		st, err := proc.ReadStat(tid)
+		switch {
+		case err != nil:
+		case proc.Process(tid) != tid:
+			_, _ = soon(tid)
+		case st.Parent != os.Getpid(): // our own child is ours to wait for
+			leaders = append(leaders, tid)
+		}
+	}
+	for _, pid := range leaders {
+		_, _ = soon(pid)
+	}
+	s.tids = nil
+}
