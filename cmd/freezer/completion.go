@@ -232,7 +232,7 @@ func (m *completion) values(v *kong.Value) []string {
 		return m.groupNames()
 	case "pid":
 		return processes()
-	case "dir", "root":
+	case "dir", "root", "image", "output", "stdin", "stdout", "stderr":
 		return []string{":files"}
 	case "command":
 		if m.args == 0 {

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/checkpoint"
+	"github.com/cgfreezer/freezer/internal/audit"
+)
+
+type checkCmd struct {
+	Group string `arg:"" help:"A group of the tree, or a cgroup by its path."`
+}
+
+// Help is the part of the help that follows the flags.
+func (*checkCmd) Help() string {
+	return `It lists what an image would not carry, by process and by descriptor or mapping, and what a restore would have to be told. Nothing is touched. The exit status is 1 when the group cannot be checkpointed.`
+}
+
+func (c *checkCmd) Run(s *session) error {
+	gang, err := s.groups(c.Group)
+	if err != nil {
+		return err
+	}
+	obstacles, err := checkpoint.Check(gang[0])
+	if err != nil {
+		return err
+	}
+	hinders := slices.ContainsFunc(obstacles, checkpoint.Obstacle.Hinders)
+	if s.JSON {
+		err = s.json(append([]checkpoint.Obstacle{}, obstacles...))
+	} else {
+		for _, o := range obstacles {
+			fmt.Fprintln(&s.out, cell(o.String()))
+		}
+		if !hinders {
+			fmt.Fprintf(&s.out, "%s can be checkpointed\n", printable(c.Group))
+		}
+	}
+	if err == nil && hinders {
+		err = &statusError{status: failed}
+	}
+	return err
+}
+
+type checkpointCmd struct {
+	Group  string `arg:"" help:"A group of the tree, or a cgroup by its path."`
+	Output string `short:"o" name:"output" required:"" placeholder:"IMAGE" help:"The file to write, or - for standard output."`
+	Leave  string `enum:"running,frozen,killed" default:"running" placeholder:"running|frozen|killed" help:"What becomes of the group then."`
+}
+
+// Help is the part of the help that follows the flags.
+func (*checkpointCmd) Help() string {
+	return `The image has all that is needed to start the group's processes again where they are now: see restore. They are stopped while it is written. What it would not carry is listed, and then there is no image; see check.
+
+The file is there as a whole or not at all, and only its owner can read it: it holds all that the processes had in memory.`
+}
+
+func (c *checkpointCmd) Run(s *session) error {
+	gang, err := s.groups(c.Group)
+	if err != nil {
+		return err
+	}
+	if c.Output == "-" && isTerminal(os.Stdout) {
+		return &statusError{usage, errors.New("checkpoint: an image is nothing for a terminal: write it to a file with -o, or into a pipe")}
+	}
+	ready := s.notice()
+	ctx := ready(0)
+	var stats checkpoint.Stats
+	if leave := checkpoint.Leave(c.Leave); c.Output == "-" {
+		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, leave)
+	} else {
+		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, leave)
+	}
+	record(gang, audit.Event{Op: "checkpoint", Reason: c.Output, Err: err})
+	if err != nil {
+		return fmt.Errorf("checkpoint %s: %w", c.Group, err)
+	}
+	if s.JSON && c.Output != "-" {
+		return s.json(stats)
+	}
+	say(fmt.Sprintf("%s: %d processes, %d tasks, %s, stopped for %s", c.Group, stats.Processes, stats.Tasks, sized(stats.Bytes), stats.Stopped.Round(10*time.Microsecond)))
+	return nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func sized(bytes int64) string { return fmt.Sprintf("%d KiB", (bytes+1023)/1024) }
+
+// withImage opens an image, - for standard input.
+func withImage(name string, use func(io.Reader) error) error {
+	if name == "-" {
+		return use(os.Stdin)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := use(f); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+type restoreCmd struct {
+	Image  string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
+	Group  string `short:"g" placeholder:"GROUP" help:"The group to put the processes in; without, the one that they were in."`
+	Frozen bool   `help:"Leave them frozen, to be thawed later."`
+	Stdin  string `placeholder:"FILE" help:"What to have in place of a standard input that came from outside: a file, or - for this command's."`
+	Stdout string `placeholder:"FILE" help:"The same for standard output; a file is appended to."`
+	Stderr string `placeholder:"FILE" help:"The same for standard error."`
+}
+
+// Help is the part of the help that follows the flags.
+func (*restoreCmd) Help() string {
+	return `This command stands in for the job: it waits until the job ends, passes signals on to its first process, and ends as that does. With --frozen it returns at once.
+
+The processes get the PIDs that they had, which needs root or CAP_CHECKPOINT_RESTORE. A terminal, pipe or socket that the job did not have to itself is not in the image: say what to have in its place. Who restores an image runs what is in it: it must be one that you trust.`
+}
+
+func (c *restoreCmd) Run(s *session) error {
+	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen}
+	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
+		if name == "" {
+			continue
+		}
+		if i == 0 && name == "-" && c.Image == "-" {
+			return &statusError{usage, errors.New("restore: standard input cannot be the image and the job's")}
+		}
+		f, err := stream(name, own[i])
+		if err != nil {
+			return err
+		}
+		o.Streams[i] = f
+	}
+	f, err := s.open()
+	if err != nil {
+		return err
+	}
+	got := make(chan os.Signal, 64)
+	var job *checkpoint.Restored
+	err = withImage(c.Image, func(r io.Reader) error {
+		signal.Notify(got, passed...)
+		job, err = checkpoint.Restore(context.Background(), r, f, o)
+		return err
+	})
+	if err != nil || c.Frozen {
+		return err
+	}
+	go pass(got, job)
+	status, by, err := job.Wait()
+	if err != nil {
+		return err
+	}
+	if by != 0 {
+		dieBy(by)
+	}
+	os.Exit(status)
+	return nil
+}
+
+// stream opens what a standard stream of the job is to be.
+func stream(name string, own *os.File) (*os.File, error) {
+	switch {
+	case name == "-":
+		return own, nil
+	case own == os.Stdin:
+		return os.Open(name)
+	}
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+}
+
+// passed are the signals that the job gets in place of this program.
+var passed = []os.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH}
+
+// pass passes signals on. Those that a key sends, the terminal has sent to all of
+// its foreground group already.
+func pass(got <-chan os.Signal, job *checkpoint.Restored) {
+	for sig := range got {
+		fromKey := sig == syscall.SIGINT || sig == syscall.SIGQUIT || sig == syscall.SIGWINCH
+		if group, err := unix.Getpgid(job.PID); fromKey && err == nil && group == unix.Getpgrp() {
+			continue
+		}
+		_ = job.Signal(sig.(syscall.Signal))
+	}
+}
+
+type inspectCmd struct {
+	Image string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
+}
+
+// Help is the part of the help that follows the flags.
+func (*inspectCmd) Help() string {
+	return `It shows the processes of an image, what they have mapped, and their descriptors. It reads only the beginning; see verify.`
+}
+
+func (c *inspectCmd) Run(s *session) error {
+	return withImage(c.Image, func(r io.Reader) error {
+		job, err := checkpoint.ReadJob(r)
+		if err != nil {
+			return err
+		}
+		sum := job.Summarize()
+		if s.JSON {
+			return s.json(sum)
+		}
+		s.describe(sum)
+		return nil
+	})
+}
+
+// describe writes a summary as a person reads it.
+func (s *session) describe(sum checkpoint.Summary) {
+	fmt.Fprintf(&s.out, "group %s, taken %s on %s (Linux %s)\n", printable(sum.Group), sum.Taken.Local().Format(time.DateTime), printable(sum.Host), printable(sum.Kernel))
+	if len(sum.Needs) > 0 {
+		fmt.Fprintf(&s.out, "to restore it, say %s\n", strings.Join(sum.Needs, " "))
+	}
+	depth := map[int]int{}
+	for _, p := range sum.Processes {
+		if p.Parent != 0 {
+			depth[p.PID] = depth[p.Parent] + 1
+		}
+		indent := strings.Repeat("  ", min(depth[p.PID], 40))
+		if p.Ended {
+			fmt.Fprintf(&s.out, "%s%d %s: has ended\n", indent, p.PID, cell(p.Command))
+			continue
+		}
+		fmt.Fprintf(&s.out, "%s%d %s: tasks %d, user %d, %s mapped\n", indent, p.PID, cell(p.Command), p.Tasks, p.User, sized(int64(p.Mapped)))
+		for _, f := range p.Files {
+			fmt.Fprintf(&s.out, "%s    %d: %s\n", indent, f.FD, cell(f.What))
+		}
+	}
+}
+
+type verifyCmd struct {
+	Image string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
+}
+
+// Help is the part of the help that follows the flags.
+func (*verifyCmd) Help() string {
+	return `It reads the whole image and checks every part of it against its checksum.`
+}
+
+func (c *verifyCmd) Run(s *session) error {
+	return withImage(c.Image, func(r io.Reader) error {
+		job, size, err := checkpoint.Read(r)
+		if err != nil {
+			return err
+		}
+		if s.JSON {
+			return s.json(map[string]any{"processes": len(job.Processes), "memory": size})
+		}
+		fmt.Fprintf(&s.out, "whole: %d processes, %s of memory\n", len(job.Processes), sized(size))
+		return nil
+	})
+}
