@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"fmt"
+	"hash/crc32"
 	"os"
 	"slices"
 	"strconv"
@@ -132,6 +133,9 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 			hinder("it is a file of the kernel's: %s", link)
 		}
 		f.Size, f.Mtime = st.Size, time.Unix(st.Mtim.Unix())
+		if f.Kind == fileRegular {
+			f.Tail = tailOf(link, f.Size)
+		}
 	case unix.S_IFCHR:
 		f.Kind, f.Path = fileDevice, link
 		switch {
@@ -181,6 +185,20 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 		}
 	}
 	f.Flags &= unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_DIRECT | unix.O_NOATIME | unix.O_SYNC | unix.O_DSYNC | unix.O_PATH | unix.O_DIRECTORY
+}
+
+// tailOf is a checksum of the last bytes of the first size bytes of a file.
+func tailOf(path string, size int64) uint32 {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer file.Close()
+	b := make([]byte, min(size, 16<<10))
+	if _, err := file.ReadAt(b, size-int64(len(b))); err != nil {
+		return 0
+	}
+	return crc32.Checksum(b, castagnoli)
 }
 
 // isControlFile says whether a path leads to a file of a cgroup.

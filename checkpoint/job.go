@@ -53,6 +53,14 @@ type Process struct {
 	Identity    Identity     `json:"identity"`
 }
 
+// stateOf is the XSAVE area of a process's first thread.
+func (p *Process) stateOf() []byte {
+	if len(p.Threads) == 0 {
+		return nil
+	}
+	return p.Threads[0].State
+}
+
 // A Thread is one task of a process.
 type Thread struct {
 	TID         int         `json:"tid"`
@@ -117,6 +125,7 @@ type File struct {
 	Offset int64     `json:"offset,omitempty"`
 	Size   int64     `json:"size,omitempty"`
 	Mtime  time.Time `json:"mtime,omitzero"`
+	Tail   uint32    `json:"tail,omitempty"`   // CRC32C of the last bytes, to know what only grew
 	Count  uint64    `json:"count,omitempty"`  // of an eventfd
 	Clock  int       `json:"clock,omitempty"`  // of a timerfd
 	Timer  Timer     `json:"timer,omitzero"`   // of a timerfd, in ns

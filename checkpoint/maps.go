@@ -21,6 +21,7 @@ type area struct {
 	start, end, offset uint64
 	prot               int
 	shared             bool
+	device             uint64
 	inode              string
 	name               string
 	flags              []string // VmFlags
@@ -30,6 +31,13 @@ func (a area) where() string { return fmt.Sprintf("mapping %x-%x", a.start, a.en
 
 func (a area) mapFile(pid int) string {
 	return proc.Path(pid, fmt.Sprintf("map_files/%x-%x", a.start, a.end))
+}
+
+// is says whether a mapping is of the file at a path. Some file systems show
+// another device here than stat does; then only map_files can tell.
+func (a area) is(path string) bool {
+	id, err := inodeOf(path)
+	return err == nil && id.dev == a.device && strconv.FormatUint(id.ino, 10) == a.inode
 }
 
 // readAreas reads smaps: maps alone does not have the flags.
@@ -77,6 +85,10 @@ func parseArea(line string) (a area, ok bool) {
 		}
 	}
 	a.shared = f[1][3] == 's'
+	major, minor, _ := strings.Cut(f[3], ":")
+	ma, _ := strconv.ParseUint(major, 16, 32)
+	mi, _ := strconv.ParseUint(minor, 16, 32)
+	a.device = unix.Mkdev(uint32(ma), uint32(mi))
 	a.inode = f[4]
 	if len(f) == 6 {
 		a.name = strings.TrimLeft(f[5], " ")
@@ -213,7 +225,7 @@ func (s *survey) mappedFile(p *Process, a area) int {
 	path := unescape(a.name)
 	i, ok := s.mapped[path]
 	if !ok {
-		if !sameFile(a.mapFile(p.PID), path) {
+		if !a.is(path) && !sameFile(a.mapFile(p.PID), path) {
 			s.hinder(p.PID, a.where(), "its file was replaced: %s", path)
 			return 0
 		}

@@ -106,6 +106,19 @@ func (r *restorer) startNursery() error {
 		return err
 	}
 	r.nursery = w
+	state, err := ptrace.RegisterSet(pid, ptrace.ExtendedState)
+	if err != nil {
+		return err
+	}
+	if r.job.Features&^features(state) != 0 || len(state) != len(r.job.Processes[0].stateOf()) {
+		return fmt.Errorf("this processor does not have the registers that the job uses, or more of them: it has %#x (XCR0), the job %#x", features(state), r.job.Features)
+	}
+	// The job may have descriptors of higher numbers than this program may.
+	var files unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files); err == nil {
+		files.Cur = files.Max
+		_ = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &files, nil)
+	}
 	// Only the signals of the job are for it, and those come later; but zombies of
 	// the job must be able to tell their parents, who do not listen yet.
 	if err := ptrace.SetSignalMask(pid, ^uint64(1<<(unix.SIGCHLD-1))); err != nil {

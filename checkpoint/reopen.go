@@ -132,8 +132,8 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 	return -1, damaged("%q is no kind of file", f.Kind)
 }
 
-// reopenFile opens a file or directory, and makes sure that it is what it was or,
-// if it may be written, has only grown.
+// reopenFile opens a file or directory, and makes sure that it is what it was, or
+// has only grown.
 func (r *restorer) reopenFile(f *File) (int, error) {
 	opened, err := open(f.Path, f.Flags)
 	if err != nil {
@@ -150,7 +150,7 @@ func (r *restorer) reopenFile(f *File) (int, error) {
 		err = errors.New("it is no regular file any more")
 	case st.Size < f.Size:
 		err = fmt.Errorf("it has become shorter since: %d bytes, and had %d", st.Size, f.Size)
-	case st.Size > f.Size && f.Flags&unix.O_ACCMODE == unix.O_RDONLY, st.Size == f.Size && !mtime.Equal(f.Mtime):
+	case !mtime.Equal(f.Mtime) && (st.Size == f.Size || tailOf(f.Path, f.Size) != f.Tail):
 		err = fmt.Errorf("it was changed since: %d bytes of %s, and had %d of %s", st.Size, mtime.Format(time.DateTime), f.Size, f.Mtime.Format(time.DateTime))
 	}
 	if err == nil && f.Flags&unix.O_PATH == 0 && f.Offset != 0 {

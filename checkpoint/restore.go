@@ -88,6 +88,7 @@ type restorer struct {
 	byPID    map[int]*worker
 	built    []*worker // in the order of Job.Processes, nil for those that ended
 	threads  map[int]*worker
+	made     bool // the group was
 }
 
 // fits says why the job cannot run on this host.
@@ -127,8 +128,11 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 	if err := r.findGap(); err != nil {
 		return err
 	}
-	var err error
-	if r.group, err = f.CreateAll(name); err != nil {
+	if old, err := f.Group(name); err != nil {
+		return err
+	} else if r.made = !old.Exists(); !r.made {
+		r.group = old
+	} else if r.group, err = f.CreateAll(name); err != nil {
 		return err
 	}
 	if err := r.startNursery(); err != nil {
@@ -257,6 +261,9 @@ func (r *restorer) kill() {
 	r.end(r.nursery)
 	for _, t := range r.threads { // their ends are told to their tracer, too
 		_, _ = soon(t.tid)
+	}
+	if r.made && r.group != nil {
+		_ = r.group.Remove()
 	}
 }
 

@@ -402,7 +402,7 @@ func (s *survey) sharing() {
 	kinds := []struct {
 		kind int
 		name string
-	}{{kcmpVM, "memory"}, {kcmpFiles, "its table of descriptors"}, {kcmpFS, "its working directory"}, {kcmpSighand, "its signal handlers"}, {kcmpIO, "its I/O context"}}
+	}{{kcmpVM, "memory"}, {kcmpFiles, "its table of descriptors"}, {kcmpFS, "its working directory"}, {kcmpSighand, "its signal handlers"}}
 	for _, k := range kinds {
 		var seen []int
 		for _, p := range s.job.Processes {
@@ -410,13 +410,11 @@ func (s *survey) sharing() {
 				continue
 			}
 			i, found := slices.BinarySearchFunc(seen, p.PID, func(a, b int) int { return kcmp(a, b, k.kind, 0, 0) })
-			if found && (k.kind != kcmpIO || kcmp(p.PID, p.PID, kcmpIO, 0, 0) != 0) {
+			if found {
 				s.hinder(p.PID, "process", "it shares %s with process %d", k.name, seen[i])
 				continue
 			}
-			if !found {
-				seen = slices.Insert(seen, i, p.PID)
-			}
+			seen = slices.Insert(seen, i, p.PID)
 		}
 	}
 }
@@ -428,7 +426,6 @@ const (
 	kcmpFiles
 	kcmpFS
 	kcmpSighand
-	kcmpIO
 )
 
 // kcmp orders what two processes have.

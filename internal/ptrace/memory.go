@@ -17,6 +17,10 @@ func Peek(tid int, addr uintptr, buf []byte) error {
 // Poke writes into the memory of a stopped tracee, also where it may not write
 // itself: such a page is then its own copy.
 func Poke(tid int, addr uintptr, data []byte) error {
+	if OnCall != nil {
+		OnCall(true)
+		defer OnCall(false)
+	}
 	return transfer(tid, unix.O_WRONLY, func(fd int, done int) (int, error) {
 		return unix.Pwrite(fd, data[done:], int64(addr)+int64(done))
 	}, len(data))

@@ -27,8 +27,8 @@ import (
 // an exec is told.
 const Follow = unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEEXEC
 
-// OnCall, when set, is called before and after each ptrace call. It is there
-// for tests that kill the tracer at each of them.
+// OnCall, when set, is called before and after each ptrace call, and each Poke. It
+// is there for tests that kill the tracer at each of them.
 var OnCall func(before bool)
 
 func call(request, tid int, addr, data uintptr) error {

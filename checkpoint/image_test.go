@@ -1,0 +1,131 @@
+package checkpoint
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"testing"
+)
+
+// small is a job as small as one can be.
+func small() *Job {
+	return &Job{
+		Group: "g",
+		Processes: []Process{{
+			PID: 100, Directory: "/",
+			Threads:  []Thread{{TID: 100, State: make([]byte, 576), Stack: make([]byte, 24)}},
+			Mappings: []Mapping{{Start: 0x10000, End: 0x20000, Kind: kindPrivate}, {Start: 0x20000, End: 0x30000, Kind: kindFile}},
+		}},
+		Mapped: []Mapped{{Path: "/bin/true"}},
+		Shared: []Shared{{Size: 1 << 20}},
+	}
+}
+
+func written(t testing.TB, job *Job) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := &writer{w: &b}
+	m := &memoryWriter{w: w}
+	content := func(p []byte, at uint64) error {
+		clear(p)
+		for i := 0; i < len(p); i += pageSize {
+			p[i] = byte((at + uint64(i)) >> 12)
+		}
+		return nil
+	}
+	for _, err := range []error{
+		w.begin(job),
+		m.runs(owner{true, 0}, []run{{0, 8192}}, false, content),
+		m.runs(owner{index: 0}, []run{{0x11000, 0x13000}}, false, content),
+		m.runs(owner{index: 0}, []run{{0x21000, 0x25000}}, true, func(p []byte, _ uint64) error { clear(p); return nil }),
+		w.end(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+func TestAnImageIsReadAsItWasWritten(t *testing.T) {
+	r := newReader(bytes.NewReader(written(t, small())))
+	if _, err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err := r.memory(func(o owner, address, length uint64, data []byte) error {
+		switch {
+		case o.shared && address == 4096 && length == 4096 && data[0] == 1: // the first page is zero
+			got = append(got, "shared")
+		case !o.shared && address == 0x11000 && length == 8192 && data[0] == 0x11:
+			got = append(got, "private")
+		case !o.shared && address == 0x21000 && length == 0x4000 && data == nil:
+			got = append(got, "zeros")
+		default:
+			t.Errorf("there is %v %x %d", o, address, length)
+		}
+		return nil
+	})
+	if err != nil || len(got) != 3 {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// What an image must not be made to do, however it was made.
+func TestImpossibleJobsAreRefused(t *testing.T) {
+	for what, spoil := range map[string]func(*Job){
+		"no process":           func(j *Job) { j.Processes = nil },
+		"PID 1":                func(j *Job) { j.Processes[0].PID, j.Processes[0].Threads[0].TID = 1, 1 },
+		"a parent of nowhere":  func(j *Job) { j.Processes[0].Parent = 50 },
+		"a session of nowhere": func(j *Job) { j.Processes[0].Session = 50 },
+		"no thread":            func(j *Job) { j.Processes[0].Threads = nil },
+		"a path out":           func(j *Job) { j.Processes[0].Group = "a/../../b" },
+		"an absolute group":    func(j *Job) { j.Processes[0].Group = "/a" },
+		"a relative file":      func(j *Job) { j.Mapped[0].Path = "bin/true" },
+		"crossing mappings":    func(j *Job) { j.Processes[0].Mappings[1].Start = 0x1f000 },
+		"kernel addresses":     func(j *Job) { j.Processes[0].Mappings[1].End = 1 << 60 },
+		"page 0":               func(j *Job) { j.Processes[0].Mappings[0].Start = 0 },
+		"no such shared":       func(j *Job) { j.Processes[0].Mappings[0].Kind, j.Processes[0].Mappings[0].Object = kindShared, 7 },
+		"no such executable":   func(j *Job) { j.Processes[0].Executable = -1 },
+		"descriptor 2^30":      func(j *Job) { j.Files = []File{{}}; j.Processes[0].Descriptors = []Descriptor{{FD: 1 << 30}} },
+		"no such file":         func(j *Job) { j.Processes[0].Descriptors = []Descriptor{{File: 3}} },
+		"signal 99":            func(j *Job) { j.Processes[0].Handlers = []Handler{{99, make([]byte, 32)}} },
+		"half a signal":        func(j *Job) { j.Processes[0].Pending = [][]byte{make([]byte, 5)} },
+		"a small XSAVE area":   func(j *Job) { j.Processes[0].Threads[0].State = nil },
+		"endless shared":       func(j *Job) { j.Shared[0].Size = 1 << 63 },
+	} {
+		job := small()
+		spoil(job)
+		var b bytes.Buffer
+		w := &writer{w: &b}
+		_ = w.begin(job)
+		_ = w.end()
+		if _, _, err := Read(&b); !errors.Is(err, ErrImage) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	whole := written(f, small())
+	f.Add(whole)
+	f.Add(whole[:len(whole)/2])
+	f.Add([]byte("frez"))
+	f.Fuzz(func(t *testing.T, image []byte) {
+		if job, _, err := Read(bytes.NewReader(image)); err == nil {
+			job.Summarize()
+		}
+	})
+}
+
+func TestBuildIDsAreRead(t *testing.T) {
+	if _, err := os.Stat("/bin/sh"); err != nil {
+		t.Skip(err)
+	}
+	if id := buildID("/bin/sh"); len(id) != 40 {
+		t.Skipf("/bin/sh has no build ID of the usual length: %q", id)
+	}
+	if id := buildID("/etc/passwd"); id != "" {
+		t.Errorf("/etc/passwd has the build ID %s", id)
+	}
+}

@@ -1,0 +1,269 @@
+//go:build amd64
+
+package checkpoint
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/freezertest"
+)
+
+// What cannot be carried is named, before and by the checkpoint itself, and the
+// job goes on.
+func TestObstaclesAreNamed(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("no python3 to make obstacles with")
+	}
+	for name, c := range map[string]struct{ python, want string }{
+		"socket":    {"import socket; s = socket.socketpair()", "it goes outside of the group: socket:"},
+		"memfd":     {"import os; f = os.memfd_create('m')", "it is a memfd"},
+		"deleted":   {"import os; f = open('gone', 'w'); os.unlink('gone')", "its file is deleted"},
+		"lock":      {"import fcntl; f = open('locked', 'w'); fcntl.flock(f, 2)", "it has a lock on"},
+		"fifo":      {"import os; os.mkfifo('fifo'); f = os.open('fifo', os.O_RDWR)", "it is a named pipe"},
+		"inotify":   {"import ctypes; f = ctypes.CDLL(None).inotify_init1(0)", "it is of inotify"},
+		"proc":      {"f = open('/proc/self/stat')", "it is a file of the kernel's"},
+		"namespace": {"import ctypes; ctypes.CDLL(None).unshare(0x04000000)", "it has a namespace of its own: uts"},
+		"timer":     {"import ctypes; i = ctypes.c_int(); ctypes.CDLL(None).timer_create(1, None, ctypes.byref(i))", "it has POSIX timers"},
+		"seccomp":   {"import ctypes, struct; l = ctypes.CDLL(None); l.prctl(38, 1, 0, 0, 0); b = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000)); p = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 1, ctypes.addressof(b))); l.prctl(22, 2, p, 0, 0)", "it has a seccomp filter"},
+		"sysv":      {"import ctypes; l = ctypes.CDLL(None); i = l.shmget(0, 4096, 0o1600); l.shmat.restype = ctypes.c_void_p; l.shmat(i, None, 0); l.shmctl(i, 0, None)", "it is System V shared memory"},
+		"group":     {"import os, time\nif os.fork() == 0:\n    open(os.environ['OUT'] + '/cgroup.procs', 'w').write('0'); time.sleep(1000)\ntime.sleep(0.2)", "is not in the group"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("python3", "-c", c.python+"\nimport signal, sys\nsignal.pthread_sigmask(0, [10])\nprint('ready', flush=True)\nsignal.sigwait([10])")
+			cmd.Env = append(os.Environ(), "PYENV_VERSION=")
+			python, err := filepath.EvalSymlinks("/usr/bin/python3")
+			if err != nil {
+				t.Skip(err)
+			}
+			cmd.Path = python
+			out := freezertest.Tree(t, freezer.Cgroup2)
+			other, err := out.Create("other")
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Env = append(cmd.Env, "OUT="+other.Dir())
+			s := start(t, cmd)
+			obstacles, err := Check(s.group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, o := range obstacles {
+				found = found || o.Hinders() && strings.Contains(o.String(), c.want)
+			}
+			if !found {
+				t.Errorf("it is not named: %v", obstacles)
+			}
+			_, err = Save(context.Background(), s.group, &bytes.Buffer{}, Killed)
+			var refused *RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.want) || !errors.Is(err, freezer.ErrUnsupported) {
+				t.Errorf("Save says %v", err)
+			}
+			lives(t, s)
+		})
+	}
+}
+
+func TestAStoppedOrFrozenGroupIsRefused(t *testing.T) {
+	s := start(t, cSubject(t, "registers"))
+	if err := s.group.Freeze(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, Running); err == nil || !strings.Contains(err.Error(), "thaw it first") {
+		t.Error(err)
+	}
+	if err := s.group.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.cmd.Process.Signal(unix.SIGSTOP)
+	freezertest.Eventually(t, "it is stopped", func() bool { p, ok := freezer.Describe(s.cmd.Process.Pid); return ok && p.State == "T" })
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, Running); err == nil || !strings.Contains(err.Error(), "stopped by a signal") {
+		t.Error(err)
+	}
+	_ = s.cmd.Process.Signal(unix.SIGCONT)
+	lives(t, s)
+}
+
+func TestAPIDThatIsTakenIsNamed(t *testing.T) {
+	s := start(t, cSubject(t, "registers"))
+	image := s.save(t, Running)
+	_, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{Group: "second"})
+	if err == nil || !strings.Contains(err.Error(), "is taken: by subject") {
+		t.Error(err)
+	}
+	if g, _ := s.f.Group("second"); g.Exists() {
+		t.Error("the group is left")
+	}
+	lives(t, s)
+}
+
+func TestChangedFilesAreRefused(t *testing.T) {
+	s := start(t, cSubject(t, "files"))
+	image := s.save(t, Killed)
+	path := filepath.Join(s.dir, "a")
+	was, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, _ := os.Stat(path)
+	for what, content := range map[string]string{
+		"has become shorter": string(was[:3]),
+		"was changed":        "x" + string(was[1:]),
+		"no such file":       "",
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if content == "" {
+			_ = os.Remove(path)
+		}
+		_, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{})
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := os.WriteFile(path, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Chtimes(path, st.ModTime(), st.ModTime())
+	goesOn(t, s, s.restore(t, image))
+}
+
+func TestAProgramThatWasReplacedIsRefused(t *testing.T) {
+	cmd := cSubject(t, "registers")
+	program := filepath.Join(t.TempDir(), "program")
+	text, err := os.ReadFile(cmd.Path)
+	if err == nil {
+		err = os.WriteFile(program, text, 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = program
+	s := start(t, cmd)
+	image := s.save(t, Killed)
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := os.WriteFile(program, sleep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{})
+	if err == nil || !strings.Contains(err.Error(), "was replaced since: its build ID is") {
+		t.Error(err)
+	}
+	// One that was installed anew, and is the same, will do.
+	if err := os.WriteFile(program, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Chtimes(program, time.Unix(1, 0), time.Unix(1, 0))
+	goesOn(t, s, s.restore(t, image))
+}
+
+// A pipe of others is named, and replaced only when told.
+func TestStandardStreamsThatGoOutside(t *testing.T) {
+	cmd := cSubject(t, "registers")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	cmd.Stdin = r
+	s := start(t, cmd)
+	obstacles, err := Check(s.group)
+	if err != nil || len(obstacles) != 1 || obstacles[0].Hinders() || !strings.HasPrefix(obstacles[0].Option, "--stdin") {
+		t.Errorf("%v, %v", obstacles, err)
+	}
+	image := s.save(t, Killed)
+	if _, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "--stdin") {
+		t.Error(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	job, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{Streams: [3]*os.File{null}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if link, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(job.PID), "fd/0")); link != "/dev/null" {
+		t.Errorf("it has %s", link)
+	}
+	goesOn(t, s, job)
+}
+
+func TestAGroupCanBeLeftAndRestoredFrozen(t *testing.T) {
+	s := start(t, cSubject(t, "threads"))
+	image := s.save(t, Frozen)
+	if state, err := s.group.State(); err != nil || state != freezer.Frozen {
+		t.Fatalf("%v, %v", state, err)
+	}
+	if err := s.group.Kill(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.cmd.Wait()
+	if err := s.group.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	job, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{Frozen: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.group.Kill(context.Background())
+		_, _, _ = job.Wait()
+	})
+	if state, err := s.group.State(); err != nil || state != freezer.Frozen {
+		t.Errorf("%v, %v", state, err)
+	}
+	if err := s.group.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	goesOn(t, s, job)
+}
+
+// A job of another user keeps being his.
+func TestIdentityIsCarried(t *testing.T) {
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip(err)
+	}
+	c := cSubject(t, "signals")
+	if err := os.Chmod(filepath.Dir(c.Path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setpriv", "--reuid=1234", "--regid=2345", "--groups=7,8", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-sys_admin", c.Path, "signals")
+	s := start(t, cmd)
+	before, _ := os.ReadFile("/proc/" + strconv.Itoa(s.cmd.Process.Pid) + "/status")
+	job := s.restore(t, s.save(t, Killed))
+	after, _ := os.ReadFile("/proc/" + strconv.Itoa(job.PID) + "/status")
+	for _, field := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigQ"} {
+		if a, b := statusLine(before, field), statusLine(after, field); a != b && field != "SigQ" || a == "" {
+			t.Errorf("%s was %q and is %q", field, a, b)
+		}
+	}
+	goesOn(t, s, job)
+}
+
+func statusLine(text []byte, field string) string {
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			return rest
+		}
+	}
+	return ""
+}
