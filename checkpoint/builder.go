@@ -225,7 +225,7 @@ func (w *worker) last(instruction uintptr, nr int, args ...uintptr) error {
 }
 
 // zombieTime is how long a PID may be taken by a process that has ended.
-const zombieTime = 2 * time.Second
+const zombieTime = 10 * time.Second
 
 // clone makes a task with the given ID: a process of its own, or a thread. It is
 // stopped before its first instruction.

@@ -119,16 +119,10 @@ func (r *room) findPlace(p *Process, tail, end uintptr) error {
 		return fmt.Errorf("there is no room left on its first thread's stack: %#x to %#x for %d bytes", low, high, frame)
 	}
 	r.used = nil
-	for _, u := range []used{{r.code, make([]byte, 64)}, {tail, make([]byte, end-tail)}} {
-		r.used = append(r.used, u) // zeros
-	}
-	if r.frame != tail {
-		r.used[1] = used{r.frame, make([]byte, frame)}
-	}
-	r.used = append(r.used, used{r.answers, make([]byte, answerSize)})
+	r.used = []used{{r.code, make([]byte, 64)}, {r.frame, make([]byte, frame)}, {r.answers, make([]byte, answerSize)}}
 	for _, u := range r.used {
 		if u.at >= r.code && u.at < end {
-			continue
+			continue // it was zero
 		}
 		if err := ptrace.Peek(p.PID, u.at, u.data); err != nil {
 			return err

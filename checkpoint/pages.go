@@ -13,17 +13,6 @@ import (
 // A run is a range of memory.
 type run struct{ start, end uint64 }
 
-// present finds the pages of a private mapping that the process has made its own:
-// in memory or in swap, and not those of a file.
-func present(pid int, start, end uint64) ([]run, error) {
-	fd, err := unix.Open(proc.Path(pid, "pagemap"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	return presentIn(fd, start, end)
-}
-
 // The bits of an entry of /proc/PID/pagemap.
 const (
 	pageIsFile    = 1 << 61 // or shared
@@ -33,6 +22,8 @@ const (
 	bytesPerEntry = 8
 )
 
+// presentIn finds the pages of a private mapping that the process has made its
+// own: in memory or in swap, and not those of a file. It reads /proc/PID/pagemap.
 func presentIn(pagemap int, start, end uint64) (runs []run, err error) {
 	buf := make([]byte, min((end-start)/pageSize, pagesAtOnce)*bytesPerEntry)
 	for at := start; at < end; {
