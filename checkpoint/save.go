@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -45,6 +46,10 @@ func Save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave) (Stat
 	return save(ctx, g, w, leave, func() error { return nil })
 }
 
+// spool is how much of an image is kept in memory, so that a small job goes on
+// before its image is written out.
+const spool = 16 << 20
+
 // save calls commit when all is written, before anything is killed or frozen and
 // after everything runs again.
 func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commit func() error) (stats Stats, err error) {
@@ -56,6 +61,11 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commi
 	} else if states.Effective != freezer.Thawed {
 		return stats, fmt.Errorf("%s is frozen: thaw it first (it is stopped only while it is read; --leave frozen freezes it then)", g.Name())
 	}
+	s, err := newSurvey(g)
+	if err != nil {
+		return stats, err
+	}
+	to := bufio.NewWriterSize(w, spool)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	held, err := stop(ctx, g)
@@ -63,22 +73,19 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commi
 	if err != nil {
 		return stats, err
 	}
-	s, err := newSurvey(g)
-	if err == nil {
-		err = s.take(held)
+	if err = s.take(held); err == nil {
+		err = s.write(to, &stats)
 	}
-	if err == nil {
-		err = s.write(w, &stats)
-	}
+	safe := func() error { return errors.Join(to.Flush(), commit()) }
 	if err == nil && leave != Running { // nobody ends before his image is safe
-		if err = commit(); err == nil {
+		if err = safe(); err == nil {
 			err = finish(ctx, g, leave)
 		}
 	}
 	held.release()
 	stats.Stopped = time.Since(held.when)
 	if err == nil && leave == Running {
-		err = commit()
+		err = safe()
 	}
 	return stats, err
 }
@@ -168,8 +175,7 @@ func queued(tid int, shared bool) (all [][]byte, err error) {
 
 // write writes the image.
 func (s *survey) write(to io.Writer, stats *Stats) error {
-	buffered := bufio.NewWriterSize(to, 256<<10)
-	w := &writer{w: buffered}
+	w := &writer{w: to}
 	if err := w.begin(s.job); err != nil {
 		return err
 	}
@@ -194,7 +200,7 @@ func (s *survey) write(to io.Writer, stats *Stats) error {
 		return err
 	}
 	stats.Bytes = w.bytes
-	return buffered.Flush()
+	return nil
 }
 
 // finish freezes or kills a group whose tasks are still held.

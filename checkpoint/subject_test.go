@@ -173,6 +173,12 @@ func goesOn(t *testing.T, s *subject, job *Restored) {
 	if err := job.Signal(unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
+	ends(t, s, job)
+}
+
+// ends makes sure that a job ends well.
+func ends(t *testing.T, s *subject, job *Restored) {
+	t.Helper()
 	watchdog := time.AfterFunc(20*time.Second, func() { _ = s.group.Kill(context.Background()) })
 	defer watchdog.Stop()
 	status, by, err := job.Wait()
