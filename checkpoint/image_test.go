@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"testing"
 )
@@ -103,6 +104,30 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		if _, _, err := Read(&b); !errors.Is(err, ErrImage) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+func TestDamagedImagesAreFound(t *testing.T) {
+	image := written(t, small())
+	found := func(damaged []byte, what string, n int) {
+		t.Helper()
+		if _, _, err := Read(bytes.NewReader(damaged)); !errors.Is(err, ErrImage) {
+			t.Fatalf("%s %d: %v", what, n, err)
+		}
+	}
+	found(append(bytes.Clone(image), 0), "something follows byte", len(image))
+	for length := 0; length < len(image); length += 1 + length/50 {
+		found(image[:length], "it is cut at byte", length)
+	}
+	bits := 2000
+	if os.Getenv("FREEZER_LONG") != "" {
+		bits = 10000
+	}
+	for range bits {
+		bit := rand.IntN(8 * len(image))
+		image[bit/8] ^= 1 << (bit % 8)
+		found(image, "bit", bit)
+		image[bit/8] ^= 1 << (bit % 8)
 	}
 }
 

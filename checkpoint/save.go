@@ -69,11 +69,21 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commi
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	held, err := stop(ctx, g)
-	defer held.release()
-	if err != nil {
-		return stats, err
+	defer func() { held.release() }()
+	if err == nil {
+		err = s.take(held)
 	}
-	if err = s.take(held); err == nil {
+	for try := 0; errors.Is(err, errReturning) && try < 1000; try++ {
+		held.release()
+		time.Sleep(time.Millisecond)
+		if s, err = newSurvey(g); err != nil {
+			return stats, err
+		}
+		if held, err = stop(ctx, g); err == nil {
+			err = s.take(held)
+		}
+	}
+	if err == nil {
 		err = s.write(to, &stats)
 	}
 	safe := func() error { return errors.Join(to.Flush(), commit()) }
@@ -113,6 +123,11 @@ func (s *survey) take(held *stopped) error {
 		return err
 	}
 	for i := range s.job.Processes {
+		if p := &s.job.Processes[i]; p.Ended == nil && s.returning(p) {
+			return errReturning
+		}
+	}
+	for i := range s.job.Processes {
 		p := &s.job.Processes[i]
 		if p.Ended != nil {
 			continue
@@ -129,6 +144,24 @@ func (s *survey) take(held *stopped) error {
 		}
 	}
 	return nil
+}
+
+// errReturning is of a job whose last checkpoint was killed so short a time ago
+// that one of its threads still has to put its own registers back, which it does as
+// soon as it runs. See guest.go.
+var errReturning = errors.New("a task has not gone on since a checkpoint of it was killed")
+
+// returning says whether a thread of a process is in the code that a killed
+// checkpoint left it in.
+func (s *survey) returning(p *Process) bool {
+	run := kernelRun(p.Mappings)
+	for i := range p.Threads {
+		vdso := run[len(run)-1]
+		if pc := uint64(p.Threads[i].Registers.PC()); pc >= vdso.Start+uint64(len(s.code)) && pc < vdso.End {
+			return true
+		}
+	}
+	return false
 }
 
 // registers reads what ptrace shows of a stopped thread.
