@@ -98,6 +98,7 @@ func (r *room) findPlace(p *Process, tail, end uintptr) error {
 		frame = max(frame, uintptr(frameSize(&p.Threads[i], r.small)))
 	}
 	var low, high uintptr // what is unused of the stack
+	ours := false         // we were there, and were killed
 	for _, m := range p.Mappings {
 		if m.Name != "[stack]" || m.Prot&unix.PROT_WRITE == 0 {
 			continue
@@ -105,30 +106,43 @@ func (r *room) findPlace(p *Process, tail, end uintptr) error {
 		low = uintptr(m.Start)
 		if sp := p.Threads[0].Registers.SP(); sp > low+redZone && sp < uintptr(m.End) {
 			high = sp - redZone
-		} else if high = low + 4*pageSize; !r.unused(low, high) { // it is on another stack
+		} else if high = low + 4*pageSize; r.marked(low) {
+			ours = true
+		} else if !r.unused(low, high) { // it is on another stack
 			high = low
 		}
 	}
-	r.frame = tail
+	r.answers, r.frame = low, tail
+	low += answerSize
 	if tail+frame > end {
-		r.frame = alignUp(low, 64)
-		low = r.frame + frame
+		r.frame = low
+		low += frame
 	}
-	r.answers = alignUp(low, 16)
-	if low == 0 || r.answers+answerSize > high {
+	if r.answers == 0 || low > high {
 		return fmt.Errorf("there is no room left on its first thread's stack: %#x to %#x for %d bytes", low, high, frame)
 	}
-	r.used = nil
 	r.used = []used{{r.code, make([]byte, 64)}, {r.frame, make([]byte, frame)}, {r.answers, make([]byte, answerSize)}}
 	for _, u := range r.used {
-		if u.at >= r.code && u.at < end {
+		if ours || u.at >= r.code && u.at < end {
 			continue // it was zero
 		}
 		if err := ptrace.Peek(p.PID, u.at, u.data); err != nil {
 			return err
 		}
 	}
-	return nil
+	return ptrace.Poke(p.PID, r.answers+markAt, []byte(mark))
+}
+
+// A mark stands beside the answers.
+const (
+	mark   = "freezer was here"
+	markAt = answerSize - uintptr(len(mark))
+)
+
+// marked says whether one that was killed has left answers at an address.
+func (r *room) marked(answers uintptr) bool {
+	b := make([]byte, len(mark))
+	return ptrace.Peek(r.pid, answers+markAt, b) == nil && string(b) == mark
 }
 
 // unused says whether memory is all zero.
