@@ -49,6 +49,19 @@ func (e *RefusedError) Is(target error) bool { return target == freezer.ErrUnsup
 // and what a restore would have to be told. It only reads, and lets the tasks
 // run: what they do meanwhile is looked at again by Save.
 func Check(g *freezer.Group) ([]Obstacle, error) {
+	obstacles, err := look(g)
+	// Tasks that come and go between two looks are no obstacle: what is one is seen
+	// again.
+	for tries := 0; err == nil && len(obstacles) > 0 && tries < 2; tries++ {
+		var again []Obstacle
+		again, err = look(g)
+		obstacles = slices.DeleteFunc(obstacles, func(o Obstacle) bool { return !slices.Contains(again, o) })
+	}
+	return obstacles, err
+}
+
+// look looks at running tasks once.
+func look(g *freezer.Group) ([]Obstacle, error) {
 	s, err := newSurvey(g)
 	if err != nil {
 		return nil, err
