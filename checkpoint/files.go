@@ -198,7 +198,7 @@ func tailOf(path string, size int64) uint32 {
 	if _, err := file.ReadAt(b, size-int64(len(b))); err != nil {
 		return 0
 	}
-	return crc32.Checksum(b, castagnoli)
+	return crc32.Checksum(b, castagnoli())
 }
 
 // isControlFile says whether a path leads to a file of a cgroup.
