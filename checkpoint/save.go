@@ -73,7 +73,7 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commi
 	if err == nil {
 		err = s.take(held)
 	}
-	for try := 0; errors.Is(err, errReturning) && try < 1000; try++ {
+	for begun := time.Now(); (errors.Is(err, errReturning) || errors.Is(err, errVfork)) && time.Since(begun) < stopTime; {
 		held.release()
 		time.Sleep(time.Millisecond)
 		if s, err = newSurvey(g); err != nil {

@@ -32,6 +32,13 @@ type stopped struct {
 // stopTime bounds the wait for tasks to stop.
 const stopTime = 5 * time.Second
 
+// vforkTime is how long a task may sleep uninterruptibly before errVfork.
+const vforkTime = 20 * time.Millisecond
+
+// errVfork is of a task that does not stop before its child, which may have been
+// stopped, has started a program. Another try, a moment later, helps.
+var errVfork = errors.New("a task waits, uninterruptibly, for its child to start a program, or for a device")
+
 // stop stops all tasks of the group and of those below it. It looks for tasks
 // until there is none that runs: then nobody is left who could start one.
 func stop(ctx context.Context, g *freezer.Group) (*stopped, error) {
@@ -115,7 +122,15 @@ func (s *stopped) take(ctx context.Context, tids []int) error {
 // that it was about to take it takes first: that runs none of its code.
 func (s *stopped) await(ctx context.Context, tid int) error {
 	for {
-		status, err := patiently(ctx, tid)
+		slice, cancel := context.WithTimeout(ctx, vforkTime)
+		status, err := patiently(slice, tid)
+		cancel()
+		if err == context.DeadlineExceeded && ctx.Err() == nil {
+			if st, e := proc.ReadStat(tid); e == nil && st.State == 'D' {
+				return errVfork
+			}
+			continue
+		}
 		switch {
 		case err == unix.ECHILD || status.Ended():
 			s.tids = slices.DeleteFunc(s.tids, func(t int) bool { return t == tid })
@@ -154,7 +169,7 @@ func patiently(ctx context.Context, tid int) (ptrace.Status, error) {
 // meanwhile it reaps, so that their parents learn of it; a process's first thread
 // comes last.
 func (s *stopped) release() {
-	var leaders []int
+	var leaders, late []int
 	for _, tid := range s.tids {
 		if ptrace.Detach(tid, 0) == nil {
 			continue
@@ -162,6 +177,8 @@ func (s *stopped) release() {
 		st, err := proc.ReadStat(tid)
 		switch {
 		case err != nil:
+		case st.State != 'Z' && st.State != 'X': // it has not stopped yet
+			late = append(late, tid)
 		case proc.Process(tid) != tid:
 			_, _ = soon(tid)
 		case st.Parent != os.Getpid(): // our own child is ours to wait for
@@ -170,6 +187,11 @@ func (s *stopped) release() {
 	}
 	for _, pid := range leaders {
 		_, _ = soon(pid)
+	}
+	for _, tid := range late { // those that waited for others
+		if status, err := soon(tid); err == nil && status.Stopped() {
+			_ = ptrace.Detach(tid, status.Signal())
+		}
 	}
 	s.tids = nil
 }
