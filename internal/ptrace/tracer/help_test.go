@@ -29,6 +29,7 @@ func place(t testing.TB) *Hierarchy {
 	if err := h.Make(); err != nil {
 		t.Fatal(err)
 	}
+	endWithUs(t, h)
 	t.Cleanup(func() {
 		if pid := tracerOf(h); pid != 0 {
 			_ = unix.Kill(pid, unix.SIGKILL) // thaws all
@@ -36,6 +37,24 @@ func place(t testing.TB) *Hierarchy {
 		}
 	})
 	return h
+}
+
+// endWithUs has the place's tracer killed should this test binary be, and so leave
+// it behind with a group to hold.
+func endWithUs(t testing.TB, h *Hierarchy) {
+	cmd := exec.Command("sh", "-c", `read x; exec pkill -KILL -f "^freezer-tracer $1"`, "sh", h.Mount())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait() // with 1 when the tracer has ended by itself
+	})
 }
 
 // tries is how often something is tried that goes wrong rarely: $FREEZER_TRIES
