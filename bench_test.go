@@ -90,19 +90,31 @@ func BenchmarkThaw(b *testing.B) {
 	})
 }
 
-// BenchmarkHold compares a freeze under a named hold, and its thaw, with plain
-// ones.
+// BenchmarkHold compares a freeze under a named hold with a plain one, and both
+// with their thaws.
 func BenchmarkHold(b *testing.B) {
 	only(b, loads[:1], func(b *testing.B, gang freezer.Gang, l load) {
 		g := gang[0]
 		pause := func() error { time.Sleep(l.settle); return nil }
-		plain, held := freezertest.Way{Before: pause, After: pause}, freezertest.Way{Before: pause, After: pause}
-		plain.Do = func() error { return errors.Join(g.Freeze(b.Context()), g.Thaw()) }
-		held.Do = func() error {
-			return errors.Join(g.Freeze(b.Context(), freezer.By("bench"), freezer.Why("to see")), g.Thaw(freezer.HeldBy("bench")))
+		freeze := func() error { return g.Freeze(b.Context(), freezer.By("bench"), freezer.Why("to see")) }
+		thaw := func() error { return g.Thaw(freezer.HeldBy("bench")) }
+		plain := func() error { return g.Freeze(b.Context()) }
+		plainThaw := func() error { return g.Thaw() }
+		both := func(one, other func() error) func() error {
+			return func() error { return errors.Join(one(), other()) }
 		}
-		took := freezertest.Interleave(b, max(b.N, l.rounds), []freezertest.Way{held, plain})
-		freezertest.ReportFloor(b, took[0], took[1:])
+		took := freezertest.Interleave(b, max(b.N, l.rounds), []freezertest.Way{
+			{Before: pause, Do: freeze, After: both(thaw, pause)},
+			{Before: pause, Do: plain, After: both(plainThaw, pause)},
+			{Before: pause, Do: both(freeze, thaw), After: pause},
+			{Before: pause, Do: both(plain, plainThaw), After: pause},
+		})
+		more := func(ways [][]time.Duration) float64 {
+			return float64(freezertest.Percentile(ways[0], 50) - freezertest.Percentile(ways[1], 50))
+		}
+		freezertest.ReportFloor(b, took[0], took[1:2])
+		b.ReportMetric(more(took), "more-p50-ns")
+		b.ReportMetric(more(took[2:]), "more-with-thaw-p50-ns")
 	})
 }
 
