@@ -99,6 +99,11 @@ func connect(fs *fileSystem, dir string, opts Options) (*fuse.Server, error) {
 		PanicHandler: report,
 	}
 	if os.Geteuid() != 0 { // by the set-uid program fusermount3
+		fd, err := openFuse() // it says less of what is wrong
+		if err != nil {
+			return nil, err
+		}
+		unix.Close(fd)
 		server, err := fuse.NewServer(fs, dir, mo)
 		if err != nil {
 			return nil, fmt.Errorf("mount at %s: %w", dir, err)
@@ -124,14 +129,22 @@ const maxRead = 64 << 10
 // connection open in each program that is started later: clients would then wait
 // for ever when the server is dead, instead of getting ENOTCONN.
 func mountDirectly(dir string, opts Options) (fd int, err error) {
-	fd, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err = openFuse()
 	if err != nil {
-		return -1, fmt.Errorf("/dev/fuse: %w: this host has no FUSE, or does not let this user have it (modprobe fuse)", err)
+		return -1, err
 	}
 	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=%d,allow_other,max_read=%d", fd, os.Getegid(), maxRead)
 	if err := unix.Mount(opts.Source, dir, Type, opts.Flags|unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("mount at %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
+func openFuse() (fd int, err error) {
+	fd, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/dev/fuse: %w: this host has no FUSE, or does not let this user have it (modprobe fuse)", err)
 	}
 	return fd, nil
 }

@@ -162,8 +162,16 @@ func (t *tree) serve(dir, env string) (pid int, detach func()) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	forget := freezertest.OnUnmount(dir)
 	freezertest.Run(t, cmd)
+	mounted := false
 	detach = func() {
+		if !mounted {
+			return
+		}
 		err := unix.Unmount(dir, unix.MNT_DETACH)
+		if err == unix.EPERM { // by fusermount3
+			err = freezerfs.Unmount(dir, true)
+			mounted = err != nil
+		}
 		if err != nil && err != unix.EINVAL {
 			t.Errorf("unmount: %v", err)
 		}
@@ -175,6 +183,7 @@ func (t *tree) serve(dir, env string) (pid int, detach func()) {
 	_, _ = fmt.Sscan(answer, &errno)
 	switch err := syscall.Errno(errno); {
 	case strings.HasSuffix(answer, "mounted\n"):
+		mounted = true
 	case err == unix.EPERM || err == unix.EACCES || err == unix.ENOENT || err == unix.ENODEV:
 		t.Skip("no FUSE here: ", answer)
 	default:
