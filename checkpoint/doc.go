@@ -2,7 +2,7 @@
 // and starts them again from it where they were, with the same PIDs.
 //
 //	obstacles, err := checkpoint.Check(group)        // what would not be carried
-//	stats, err := checkpoint.SaveFile(ctx, group, "sim.image", checkpoint.Killed)
+//	stats, err := checkpoint.SaveFile(ctx, group, "sim.image", checkpoint.SaveOptions{Leave: checkpoint.Killed})
 //	...
 //	r, err := os.Open("sim.image")
 //	job, err := checkpoint.Restore(ctx, r, freezer, checkpoint.RestoreOptions{})

@@ -66,7 +66,7 @@ func TestObstaclesAreNamed(t *testing.T) {
 			if !found {
 				t.Errorf("it is not named: %v", obstacles)
 			}
-			_, err = Save(context.Background(), s.group, &bytes.Buffer{}, Killed)
+			_, err = Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{Leave: Killed})
 			var refused *RefusedError
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.want) || !errors.Is(err, freezer.ErrUnsupported) {
 				t.Errorf("Save says %v", err)
@@ -81,7 +81,7 @@ func TestAStoppedOrFrozenGroupIsRefused(t *testing.T) {
 	if err := s.group.Freeze(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, Running); err == nil || !strings.Contains(err.Error(), "thaw it first") {
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); err == nil || !strings.Contains(err.Error(), "thaw it first") {
 		t.Error(err)
 	}
 	if err := s.group.Thaw(); err != nil {
@@ -89,7 +89,7 @@ func TestAStoppedOrFrozenGroupIsRefused(t *testing.T) {
 	}
 	_ = s.cmd.Process.Signal(unix.SIGSTOP)
 	freezertest.Eventually(t, "it is stopped", func() bool { p, ok := freezer.Describe(s.cmd.Process.Pid); return ok && p.State == "T" })
-	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, Running); err == nil || !strings.Contains(err.Error(), "stopped by a signal") {
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); err == nil || !strings.Contains(err.Error(), "stopped by a signal") {
 		t.Error(err)
 	}
 	_ = s.cmd.Process.Signal(unix.SIGCONT)

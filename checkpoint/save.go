@@ -26,6 +26,13 @@ const (
 	Killed  Leave = "killed"
 )
 
+// SaveOptions say how a group is to be checkpointed.
+type SaveOptions struct {
+	Leave Leave // empty: Running
+}
+
+func (o SaveOptions) running() bool { return o.Leave == "" || o.Leave == Running }
+
 // Stats are the costs of a checkpoint.
 type Stats struct {
 	Processes int           `json:"processes"`
@@ -42,8 +49,8 @@ type Stats struct {
 // A RefusedError lists what the image would not carry. A group that is frozen is
 // refused, too: its processes have to be asked what only they can tell, and only
 // tasks that could run can be asked.
-func Save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave) (Stats, error) {
-	return save(ctx, g, w, leave, func() error { return nil })
+func Save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions) (Stats, error) {
+	return save(ctx, g, w, o, func() error { return nil })
 }
 
 // spool is how much of an image is kept in memory, so that a small job goes on
@@ -52,7 +59,7 @@ const spool = 16 << 20
 
 // save calls commit when all is written, before anything is killed or frozen and
 // after everything runs again.
-func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commit func() error) (stats Stats, err error) {
+func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, commit func() error) (stats Stats, err error) {
 	if err := supported(); err != nil {
 		return stats, err
 	}
@@ -87,14 +94,14 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, leave Leave, commi
 		err = s.write(to, &stats)
 	}
 	safe := func() error { return errors.Join(to.Flush(), commit()) }
-	if err == nil && leave != Running { // nobody ends before his image is safe
+	if err == nil && !o.running() { // nobody ends before his image is safe
 		if err = safe(); err == nil {
-			err = finish(ctx, g, leave)
+			err = finish(ctx, g, o.Leave)
 		}
 	}
 	held.release()
 	stats.Stopped = time.Since(held.when)
-	if err == nil && leave == Running {
+	if err == nil && o.running() {
 		err = safe()
 	}
 	return stats, err

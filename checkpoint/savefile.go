@@ -14,14 +14,14 @@ import (
 // SaveFile is Save to a file that only its owner may read, and that is there as
 // a whole or not at all: it has no name before all of it is on the disk. The
 // group is not stopped while the disk is waited for, if it is to go on.
-func SaveFile(ctx context.Context, g *freezer.Group, path string, leave Leave) (Stats, error) {
+func SaveFile(ctx context.Context, g *freezer.Group, path string, o SaveOptions) (Stats, error) {
 	dir := filepath.Dir(path)
 	f, err := unnamed(dir)
 	if err != nil {
 		return Stats{}, err
 	}
 	defer f.Close()
-	return save(ctx, g, f, leave, func() error { return name(f, dir, path) })
+	return save(ctx, g, f, o, func() error { return name(f, dir, path) })
 }
 
 // unnamed makes a file in a directory that nothing is left of unless it gets a

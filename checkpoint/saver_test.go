@@ -55,7 +55,7 @@ func beSaver(text string) {
 	} else if err == nil {
 		var g *freezer.Group
 		if g, err = f.Group("job"); err == nil {
-			_, err = SaveFile(context.Background(), g, task.Image, Running)
+			_, err = SaveFile(context.Background(), g, task.Image, SaveOptions{})
 		}
 	}
 	if err != nil {

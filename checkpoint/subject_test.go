@@ -123,7 +123,7 @@ func (s *subject) said() string {
 func (s *subject) save(t *testing.T, leave Leave) []byte {
 	t.Helper()
 	var image bytes.Buffer
-	stats, err := Save(context.Background(), s.group, &image, leave)
+	stats, err := Save(context.Background(), s.group, &image, SaveOptions{Leave: leave})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestWhatWasRestoredCanBeCheckpointedAgain(t *testing.T) {
 			s := start(t, cSubject(t, state))
 			job := s.restore(t, s.save(t, Killed))
 			var image bytes.Buffer
-			if _, err := Save(context.Background(), s.group, &image, Killed); err != nil {
+			if _, err := Save(context.Background(), s.group, &image, SaveOptions{Leave: Killed}); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, err := job.Wait(); err != nil {

@@ -14,7 +14,7 @@ import (
 func TestAShellThatStartsProgramsAllTheTime(t *testing.T) {
 	s := start(t, exec.Command("sh", "-c", "echo ready; while :; do /bin/true; done"))
 	for range 100 {
-		if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, Running); err != nil {
+		if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

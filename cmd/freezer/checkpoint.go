@@ -77,10 +77,10 @@ func (c *checkpointCmd) Run(s *session) error {
 	ready := s.notice()
 	ctx := ready(0)
 	var stats checkpoint.Stats
-	if leave := checkpoint.Leave(c.Leave); c.Output == "-" {
-		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, leave)
+	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave)}); c.Output == "-" {
+		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, o)
 	} else {
-		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, leave)
+		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, o)
 	}
 	record(gang, audit.Event{Op: "checkpoint", Reason: c.Output, Err: err})
 	if err != nil {
