@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cgfreezer/freezer"
 )
@@ -49,19 +50,31 @@ func (e *RefusedError) Is(target error) bool { return target == freezer.ErrUnsup
 // and what a restore would have to be told. It only reads, and lets the tasks
 // run: what they do meanwhile is looked at again by Save.
 func Check(g *freezer.Group) ([]Obstacle, error) {
-	obstacles, err := look(g)
-	// Tasks that come and go between two looks are no obstacle: what is one is seen
-	// again.
-	for tries := 0; err == nil && len(obstacles) > 0 && tries < 2; tries++ {
-		var again []Obstacle
-		again, err = look(g)
-		obstacles = slices.DeleteFunc(obstacles, func(o Obstacle) bool { return !slices.Contains(again, o) })
+	s, err := preflight(g)
+	if err != nil {
+		return nil, err
 	}
-	return obstacles, err
+	return s.obstacles, nil
+}
+
+// preflight surveys running tasks.
+func preflight(g *freezer.Group) (*survey, error) {
+	s, err := look(g)
+	// Tasks that come and go between two looks are no obstacle, as the child of a
+	// vfork is before it starts its program: what is one is seen again.
+	for nap := time.Millisecond; err == nil && len(s.obstacles) > 0 && nap < 128*time.Millisecond; nap *= 2 {
+		time.Sleep(nap)
+		seen := s.obstacles
+		s, err = look(g)
+		if err == nil {
+			s.obstacles = slices.DeleteFunc(seen, func(o Obstacle) bool { return !slices.Contains(s.obstacles, o) })
+		}
+	}
+	return s, err
 }
 
 // look looks at running tasks once.
-func look(g *freezer.Group) ([]Obstacle, error) {
+func look(g *freezer.Group) (*survey, error) {
 	s, err := newSurvey(g)
 	if err != nil {
 		return nil, err
@@ -70,11 +83,28 @@ func look(g *freezer.Group) ([]Obstacle, error) {
 		return nil, err
 	}
 	s.all()
-	return s.sorted(), nil
+	for i := range s.job.Processes {
+		if p := &s.job.Processes[i]; p.Ended == nil {
+			_ = s.advise(p, p.PID) // it may have changed meanwhile
+			s.now.odd[p.PID] = slices.ContainsFunc(p.Mappings, func(m Mapping) bool { return m.Locked || m.uncopied() })
+		}
+	}
+	s.sort()
+	return s, nil
 }
 
-// sorted are the obstacles by process, those that hinder first.
-func (s *survey) sorted() []Obstacle {
+// again begins another survey of the group, which uses what this one found.
+func (s *survey) again() (*survey, error) {
+	next, err := newSurvey(s.group)
+	if err != nil {
+		return nil, err
+	}
+	next.before = s.now
+	return next, nil
+}
+
+// sort orders the obstacles by process, those that hinder first.
+func (s *survey) sort() {
 	slices.SortStableFunc(s.obstacles, func(a, b Obstacle) int {
 		if a.Hinders() != b.Hinders() {
 			if a.Hinders() {
@@ -84,13 +114,13 @@ func (s *survey) sorted() []Obstacle {
 		}
 		return cmp.Compare(a.PID, b.PID)
 	})
-	return s.obstacles
 }
 
 // refused is the error for the obstacles that hinder.
 func (s *survey) refused() error {
 	var all []Obstacle
-	for _, o := range s.sorted() {
+	s.sort()
+	for _, o := range s.obstacles {
 		if o.Hinders() {
 			all = append(all, o)
 		}

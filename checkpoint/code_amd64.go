@@ -6,11 +6,53 @@ import (
 	"github.com/cgfreezer/freezer/internal/ptrace"
 )
 
-// askingCode is what a guest runs: a system call, and then the way back.
-var askingCode = []byte{
+// guestCode is what a guest runs: a system call, and then the way back. Behind it,
+// at forkAt, is what makes a copy of the process: a clone that shares the memory, for
+// which it waits; that one closes all files of its own (it has a table of its own),
+// forks the copy, and ends with the fork's error as its status. Who reaches the end
+// of this, the copy among them, ends.
+var guestCode = []byte{
 	0x0f, 0x05, // syscall
 	0xb8, 0x0f, 0, 0, 0, // mov $SYS_rt_sigreturn, %eax
 	0x0f, 0x05, // syscall
+	// forkAt:
+	0x0f, 0x05, // syscall: clone
+	0x85, 0xc0, // test %eax, %eax
+	0x74, 0x1c, // jz the clone
+	0x78, 0x13, // js out
+	0x89, 0xc7, // mov %eax, %edi
+	0x31, 0xf6, // xor %esi, %esi
+	0xba, 0, 0, 0, 0x40, // mov $__WALL, %edx
+	0x45, 0x31, 0xd2, // xor %r10d, %r10d
+	0xb8, 0x3d, 0, 0, 0, // mov $SYS_wait4, %eax
+	0x0f, 0x05, // syscall
+	0xb8, 0x0f, 0, 0, 0, // out: mov $SYS_rt_sigreturn, %eax
+	0x0f, 0x05, // syscall
+	// the clone:
+	0x31, 0xff, // xor %edi, %edi
+	0xbe, 0xff, 0xff, 0xff, 0xff, // mov $-1, %esi
+	0x31, 0xd2, // xor %edx, %edx
+	0xb8, 0xb4, 0x01, 0, 0, // mov $SYS_close_range, %eax
+	0x0f, 0x05, // syscall
+	0xbf, 0x11, 0, 0, 0, // mov $SIGCHLD, %edi
+	0x31, 0xf6, // xor %esi, %esi
+	0x31, 0xd2, // xor %edx, %edx
+	0x45, 0x31, 0xd2, // xor %r10d, %r10d
+	0x45, 0x31, 0xc0, // xor %r8d, %r8d
+	0xb8, 0x38, 0, 0, 0, // mov $SYS_clone, %eax
+	0x0f, 0x05, // syscall
+	0x89, 0xc7, // mov %eax, %edi
+	0xf7, 0xdf, // neg %edi
+	0xb8, 0xe7, 0, 0, 0, // mov $SYS_exit_group, %eax
+	0x0f, 0x05, // syscall
+}
+
+const forkAt = 9
+
+// toFork sets registers for the clone with which a copy of the process begins.
+func toFork(r *ptrace.Regs, at *room) {
+	toCall(r, at, unix.SYS_CLONE, []uintptr{unix.CLONE_VM})
+	r.SetPC(at.code + forkAt)
 }
 
 // toReturn sets registers so that the thread would put its own back if it ran on.
@@ -49,6 +91,9 @@ func restarts(r *ptrace.Regs) bool {
 	n := r.Result()
 	return n == restartSys || n == restartNoIntr || n == restartNoHand || n == restartWithRest
 }
+
+// setCall changes the number of the system call that the thread is in.
+func setCall(r *ptrace.Regs, nr int) { r.Orig_rax = uint64(nr) }
 
 // frameState is where in a frame the XSAVE area is.
 const frameState = 320

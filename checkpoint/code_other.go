@@ -7,7 +7,7 @@ import "github.com/cgfreezer/freezer/internal/ptrace"
 // There is no code here for other architectures: supported says so before any of
 // this is used.
 
-var askingCode, workerCode, callInstruction []byte
+var guestCode, workerCode, callInstruction []byte
 
 const (
 	threadFlags     = 0
@@ -17,8 +17,10 @@ const (
 
 func toReturn(*ptrace.Regs, *room)                          {}
 func toCall(*ptrace.Regs, *room, int, []uintptr)            {}
+func toFork(*ptrace.Regs, *room)                            {}
 func toWork(_ *ptrace.Regs, _, _ uintptr, _, _, _ int)      {}
 func toLast(_ *ptrace.Regs, _ uintptr, _ int, _ ...uintptr) {}
+func setCall(*ptrace.Regs, int)                             {}
 func restarts(*ptrace.Regs) bool                            { return false }
 func fitsSmaller(*Thread) bool                              { return false }
 func frameSize(*Thread, bool) int                           { return 0 }

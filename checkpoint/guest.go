@@ -44,6 +44,7 @@ type used struct {
 }
 
 const (
+	codeSize   = 128 // for guestCode; a multiple of 64
 	answerSize = 64
 	redZone    = 128 // below the stack pointer, which belongs to the program
 )
@@ -63,20 +64,20 @@ func newRoom(p *Process, vdso []byte) (*room, error) {
 	}
 	end := uintptr(at.End)
 	r.code = alignUp(uintptr(at.Start)+uintptr(len(vdso)), 64)
-	if r.code+64 > end {
+	if r.code+codeSize > end {
 		return nil, errors.New("there is no room in its vdso")
 	}
 	// The smaller frame lacks the protection keys, which only a program that has
 	// such keys would miss, and only when this program is killed now.
-	err := r.findPlace(p, r.code+64, end)
+	err := r.findPlace(p, r.code+codeSize, end)
 	if err != nil && smallerFrames(p) {
 		r.small = true
-		err = r.findPlace(p, r.code+64, end)
+		err = r.findPlace(p, r.code+codeSize, end)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return r, ptrace.Poke(p.PID, r.code, askingCode)
+	return r, ptrace.Poke(p.PID, r.code, guestCode)
 }
 
 func smallerFrames(p *Process) bool {
@@ -121,7 +122,7 @@ func (r *room) findPlace(p *Process, tail, end uintptr) error {
 	if r.answers == 0 || low > high {
 		return fmt.Errorf("there is no room left on its first thread's stack: %#x to %#x for %d bytes", low, high, frame)
 	}
-	r.used = []used{{r.code, make([]byte, 64)}, {r.frame, make([]byte, frame)}, {r.answers, make([]byte, answerSize)}}
+	r.used = []used{{r.code, make([]byte, codeSize)}, {r.frame, make([]byte, frame)}, {r.answers, make([]byte, answerSize)}}
 	for _, u := range r.used {
 		if ours || u.at >= r.code && u.at < end {
 			continue // it was zero
@@ -268,55 +269,55 @@ func (g *guest) ask(answer []byte, nr int, args ...uintptr) error {
 	return ptrace.Peek(g.pid, g.answers, answer)
 }
 
-// ask asks a stopped process for all that is not seen from without.
-func (s *survey) ask(p *Process) error {
+// ask asks a stopped process for all that is not seen from without. With fork set
+// it also makes a copy of it, which is left to be asked for what a copy inherits.
+func (s *survey) ask(p *Process, fork bool) (c *copied, err error) {
 	r, err := newRoom(p, s.code)
 	if err != nil {
-		return fmt.Errorf("process %d: %w", p.PID, err)
+		return nil, fmt.Errorf("process %d: %w", p.PID, err)
 	}
 	for i := range p.Threads {
-		if err := r.askThread(p, i); err != nil {
-			return fmt.Errorf("process %d: %w", p.PID, err)
+		t := &p.Threads[i]
+		g, err := r.enter(t)
+		if err != nil {
+			return c, fmt.Errorf("process %d: %w", p.PID, err)
+		}
+		err = g.askThread(t)
+		if err == nil && i == 0 {
+			err = g.askProcess(p)
+		}
+		switch {
+		case err != nil || i > 0:
+		case fork:
+			c, err = g.fork()
+		default:
+			err = g.askInherited(p)
+		}
+		if err = errors.Join(err, g.leave()); err != nil {
+			return c, fmt.Errorf("process %d: %w", p.PID, err)
 		}
 	}
-	return r.close()
+	return c, r.close()
 }
 
-func (r *room) askThread(p *Process, i int) error {
-	t := &p.Threads[i]
-	g, err := r.enter(t)
-	if err != nil {
-		return err
-	}
+// askThread asks for what each thread has of its own.
+func (g *guest) askThread(t *Thread) error {
 	t.Stack = make([]byte, 24)
 	var word [8]byte
-	err = g.ask(t.Stack, unix.SYS_SIGALTSTACK, 0, r.answers)
+	err := g.ask(t.Stack, unix.SYS_SIGALTSTACK, 0, g.answers)
 	if err == nil {
-		err = g.ask(word[:], unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, r.answers)
+		err = g.ask(word[:], unix.SYS_PRCTL, unix.PR_GET_TID_ADDRESS, g.answers)
 		t.ClearTID = get64(word[:])
 	}
 	if err == nil {
-		err = g.ask(word[:4], unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, r.answers)
+		err = g.ask(word[:4], unix.SYS_PRCTL, unix.PR_GET_PDEATHSIG, g.answers)
 		t.DeathSignal = int32(get64(word[:]))
 	}
-	if err == nil && i == 0 {
-		err = g.askProcess(p)
-	}
-	return errors.Join(err, g.leave())
+	return err
 }
 
+// askProcess asks for what a process has of its own, and a copy of it does not.
 func (g *guest) askProcess(p *Process) error {
-	brk, err := g.call(unix.SYS_BRK, 0)
-	if err != nil {
-		return err
-	}
-	p.Layout.Brk = uint64(brk)
-	if p.Dumpable, err = g.call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE); err != nil {
-		return err
-	}
-	if p.Identity.SecureBits, err = g.call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS); err != nil {
-		return err
-	}
 	var word [8]byte
 	if err := g.ask(word[:4], unix.SYS_PRCTL, unix.PR_GET_CHILD_SUBREAPER, g.answers); err != nil {
 		return err
@@ -331,7 +332,24 @@ func (g *guest) askProcess(p *Process) error {
 			p.Timers[which][i] = int64(get64(value[8*i:]))
 		}
 	}
-	status, err := kernfs.ReadFile(proc.Path(p.PID, "status"))
+	return nil
+}
+
+// askInherited asks for what a copy of the process has, too.
+func (g *guest) askInherited(p *Process) error {
+	brk, err := g.call(unix.SYS_BRK, 0)
+	if err != nil {
+		return err
+	}
+	p.Layout.Brk = uint64(brk)
+	if p.Dumpable, err = g.call(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE); err != nil {
+		return err
+	}
+	if p.Identity.SecureBits, err = g.call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS); err != nil {
+		return err
+	}
+	p.Handlers = nil
+	status, err := kernfs.ReadFile(proc.Path(g.pid, "status"))
 	if err != nil {
 		return err
 	}

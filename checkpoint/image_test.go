@@ -26,7 +26,10 @@ func written(t testing.TB, job *Job) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := &writer{w: &b}
-	m := &memoryWriter{w: w}
+	runs := func(o owner, from, to uint64, zeros bool, read func([]byte, uint64) error) error {
+		all := sources{all: []source{{o, []run{{from, to}}, zeros, read}}}
+		return all.chunks(w.chunk)
+	}
 	content := func(p []byte, at uint64) error {
 		clear(p)
 		for i := 0; i < len(p); i += pageSize {
@@ -36,9 +39,9 @@ func written(t testing.TB, job *Job) []byte {
 	}
 	for _, err := range []error{
 		w.begin(job),
-		m.runs(owner{true, 0}, []run{{0, 8192}}, false, content),
-		m.runs(owner{index: 0}, []run{{0x11000, 0x13000}}, false, content),
-		m.runs(owner{index: 0}, []run{{0x21000, 0x25000}}, true, func(p []byte, _ uint64) error { clear(p); return nil }),
+		runs(owner{true, 0}, 0, 8192, false, content),
+		runs(owner{index: 0}, 0x11000, 0x13000, false, content),
+		runs(owner{index: 0}, 0x21000, 0x25000, true, func(p []byte, _ uint64) error { clear(p); return nil }),
 		w.end(),
 	} {
 		if err != nil {

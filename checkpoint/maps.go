@@ -40,9 +40,10 @@ func (a area) is(path string) bool {
 	return err == nil && id.dev == a.device && strconv.FormatUint(id.ino, 10) == a.inode
 }
 
-// readAreas reads smaps: maps alone does not have the flags.
-func readAreas(pid int) ([]area, error) {
-	text, err := kernfs.ReadFile(proc.Path(pid, "smaps"))
+// readAreas reads maps or, with the flags, smaps: the kernel looks at each page for
+// that, some 10 ms for a GiB.
+func readAreas(pid int, file string) ([]area, error) {
+	text, err := kernfs.ReadFile(proc.Path(pid, file))
 	if err != nil {
 		return nil, err
 	}
@@ -125,27 +126,51 @@ func advice(n int) func(*Mapping) { return func(m *Mapping) { m.Advices = append
 
 // memory looks at the mappings of a process.
 func (s *survey) memory(p *Process) {
-	areas, err := readAreas(p.PID)
+	areas, err := readAreas(p.PID, "maps")
 	if err != nil || len(areas) == 0 {
 		s.hinder(p.PID, "memory", "it cannot be read: %v", err)
 		return
 	}
+	p.Mappings = make([]Mapping, 0, len(areas))
 	for _, a := range areas {
 		if a.name == "[vsyscall]" {
 			continue
 		}
 		m := Mapping{Start: a.start, End: a.end, Prot: a.prot, Offset: a.offset}
 		s.classify(p, a, &m)
-		s.flags(p, a, &m)
 		p.Mappings = append(p.Mappings, m)
 	}
 	s.executable(p)
 	s.kernelMappings(p)
 }
 
+// advise finds the flags of the mappings of a process, in itself or, from another
+// PID, in a copy of it.
+func (s *survey) advise(p *Process, pid int) error {
+	areas, err := readAreas(pid, "smaps")
+	if err != nil {
+		return err
+	}
+	next := 0
+	for i := range p.Mappings {
+		m := &p.Mappings[i]
+		for next < len(areas) && areas[next].start < m.Start {
+			next++
+		}
+		if next == len(areas) || areas[next].start != m.Start || areas[next].end != m.End {
+			return fmt.Errorf("process %d: its mapping %x-%x has gone", p.PID, m.Start, m.End)
+		}
+		if m.Kind != kindKernel {
+			s.flags(p, areas[next], m)
+		}
+	}
+	return nil
+}
+
 func (s *survey) flags(p *Process, a area, m *Mapping) {
-	if m.Kind == kindKernel {
-		return
+	m.Flags, m.Locked, m.Advices = 0, false, nil
+	if m.Kind == kindSharedFile && slices.Contains(a.flags, "mw") {
+		s.job.Mapped[m.Object].Write = true
 	}
 	for _, f := range a.flags {
 		do, known := vmFlags[f]
@@ -224,23 +249,26 @@ func (s *survey) sharedMemory(p *Process, a area, m *Mapping) {
 func (s *survey) mappedFile(p *Process, a area) int {
 	path := unescape(a.name)
 	i, ok := s.mapped[path]
+	if ok {
+		return i
+	}
+	id := mappedID{path, a.device, a.inode}
+	m, ok := s.before.mapped[id]
 	if !ok {
 		if !a.is(path) && !sameFile(a.mapFile(p.PID), path) {
 			s.hinder(p.PID, a.where(), "its file was replaced: %s", path)
 			return 0
 		}
-		m, err := mappedAt(path)
-		if err != nil {
+		var err error
+		if m, err = mappedAt(path); err != nil {
 			s.hinder(p.PID, a.where(), "its file: %v", err)
 			return 0
 		}
-		i = len(s.job.Mapped)
-		s.mapped[path] = i
-		s.job.Mapped = append(s.job.Mapped, m)
 	}
-	if a.shared && slices.Contains(a.flags, "mw") {
-		s.job.Mapped[i].Write = true
-	}
+	s.now.mapped[id] = m
+	i = len(s.job.Mapped)
+	s.mapped[path] = i
+	s.job.Mapped = append(s.job.Mapped, m)
 	return i
 }
 

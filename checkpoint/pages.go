@@ -3,7 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"fmt"
-	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -50,37 +50,100 @@ func presentIn(pagemap int, start, end uint64) (runs []run, err error) {
 	return runs, nil
 }
 
-// A memoryWriter writes the memory of stopped processes to an image.
-type memoryWriter struct {
-	w   *writer
-	buf []byte
+// A source is memory of one owner that an image is to have.
+type source struct {
+	owner owner
+	runs  []run
+	zeros bool                            // it would not be zero by itself, so zeros are written, too
+	read  func(b []byte, at uint64) error // by several at once
 }
 
-// process writes what a process has in its private mappings.
-func (w *memoryWriter) process(index int, p *Process) error {
-	pagemap, err := unix.Open(proc.Path(p.PID, "pagemap"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// Sources are what is read of one or more processes, and the files for that.
+type sources struct {
+	all   []source
+	files []int
+}
+
+func (s *sources) close() {
+	for _, fd := range s.files {
+		unix.Close(fd)
+	}
+}
+
+func (s *sources) open(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		s.files = append(s.files, fd)
+	}
+	return fd, err
+}
+
+// process adds what a process has in those of its private mappings that are
+// wanted. It is read from the process pid: itself or its copy.
+func (s *sources) process(index int, p *Process, pid int, wanted func(*Mapping) bool) error {
+	pagemap, err := s.open(proc.Path(pid, "pagemap"))
 	if err != nil {
 		return err
 	}
-	defer unix.Close(pagemap)
-	mem, err := unix.Open(proc.Path(p.PID, "mem"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	mem, err := s.open(proc.Path(pid, "mem"))
 	if err != nil {
 		return err
 	}
-	defer unix.Close(mem)
-	for _, m := range p.Mappings {
-		if m.Kind != kindPrivate && m.Kind != kindFile {
+	for i := range p.Mappings {
+		m := &p.Mappings[i]
+		if m.Kind != kindPrivate && m.Kind != kindFile || !wanted(m) {
 			continue
 		}
 		runs, err := presentIn(pagemap, m.Start, m.End)
 		if err != nil {
-			return err
-		}
-		read := func(b []byte, at uint64) error { return readMemory(p.PID, mem, m.Prot, b, at) }
-		if err := w.runs(owner{index: index}, runs, m.Kind == kindFile, read); err != nil {
 			return fmt.Errorf("the memory of process %d at %x: %w", p.PID, m.Start, err)
 		}
+		read := func(b []byte, at uint64) error {
+			if err := readMemory(pid, mem, m.Prot, b, at); err != nil {
+				return fmt.Errorf("the memory of process %d at %x: %w", p.PID, at, err)
+			}
+			return nil
+		}
+		s.all = append(s.all, source{owner{index: index}, runs, m.Kind == kindFile, read})
 	}
+	return nil
+}
+
+// shared adds what is in shared memory.
+func (s *sources) shared(index int, path string, size uint64) error {
+	fd, err := s.open(path)
+	if err != nil {
+		return fmt.Errorf("shared memory: %w", err)
+	}
+	var runs []run
+	for at := int64(0); uint64(at) < size; {
+		from, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			break
+		}
+		to, err2 := unix.Seek(fd, from, unix.SEEK_HOLE)
+		if err != nil || err2 != nil {
+			return fmt.Errorf("shared memory: %w", err)
+		}
+		runs = append(runs, run{uint64(from), min(size, uint64(to))})
+		at = to
+	}
+	read := func(b []byte, at uint64) error {
+		for len(b) > 0 {
+			n, err := unix.Pread(fd, b, int64(at))
+			if err == nil && n == 0 {
+				clear(b) // what is behind the end of the file
+				return nil
+			}
+			if err != nil && err != unix.EINTR {
+				return fmt.Errorf("shared memory: %w", err)
+			}
+			n = max(n, 0)
+			b, at = b[n:], at+uint64(n)
+		}
+		return nil
+	}
+	s.all = append(s.all, source{owner{true, index}, runs, false, read})
 	return nil
 }
 
@@ -109,70 +172,89 @@ func readMemory(pid, mem, prot int, b []byte, at uint64) error {
 	return nil
 }
 
-// shared writes what is in shared memory.
-func (w *memoryWriter) shared(index int, path string, size uint64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("shared memory: %w", err)
-	}
-	defer f.Close()
-	read := func(b []byte, at uint64) error {
-		_, err := f.ReadAt(b, int64(at))
-		return err
-	}
-	var runs []run
-	for at := int64(0); uint64(at) < size; {
-		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-		if err == unix.ENXIO {
-			break
-		}
-		to, err2 := unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
-		if err != nil || err2 != nil {
-			return fmt.Errorf("shared memory: %w", err)
-		}
-		runs = append(runs, run{uint64(from), min(size, uint64(to))})
-		at = to
-	}
-	return w.runs(owner{true, index}, runs, false, read)
-}
-
 var zeroPage [pageSize]byte
 
-// runs writes ranges of memory without their zero pages. These are written only
-// where they would not be zero by themselves.
-func (w *memoryWriter) runs(o owner, runs []run, zerosMatter bool, read func([]byte, uint64) error) error {
-	if w.buf == nil {
-		w.buf = make([]byte, maxPages)
+// A chunk is a piece of memory on its way into an image.
+type chunk struct {
+	source *source
+	at     uint64
+	data   []byte
+	err    error
+	read   chan struct{} // closed when it is there
+}
+
+// chunks calls use for each chunk of the sources, in order, while others are being
+// read. What it gets is overwritten when it has returned.
+func (s *sources) chunks(use func(*chunk) error) error {
+	const readers, buffers = 2, 6
+	free := make(chan []byte, buffers)
+	for range buffers {
+		free <- nil // made when it is needed
 	}
-	for _, r := range runs {
-		for at := r.start; at < r.end; {
-			b := w.buf[:min(maxPages, r.end-at)]
-			if err := read(b, at); err != nil {
-				return err
+	work, queue, quit := make(chan *chunk), make(chan *chunk, buffers), make(chan struct{})
+	var all sync.WaitGroup
+	for range readers {
+		all.Go(func() {
+			for c := range work {
+				c.err = c.source.read(c.data, c.at)
+				close(c.read)
 			}
-			if err := w.pieces(o, at, b, zerosMatter); err != nil {
-				return err
+		})
+	}
+	all.Go(func() {
+		defer close(queue)
+		defer close(work)
+		for i := range s.all {
+			for _, r := range s.all[i].runs {
+				for at := r.start; at < r.end; {
+					var b []byte
+					select {
+					case b = <-free:
+					case <-quit:
+						return
+					}
+					size := min(maxPages, r.end-at)
+					if uint64(cap(b)) < size {
+						b = make([]byte, size)
+					}
+					c := &chunk{source: &s.all[i], at: at, data: b[:size], read: make(chan struct{})}
+					queue <- c // there is room for as many as there are buffers
+					work <- c
+					at += size
+				}
 			}
-			at += uint64(len(b))
 		}
+	})
+	defer all.Wait()
+	defer close(quit)
+	for c := range queue {
+		<-c.read
+		if c.err == nil {
+			c.err = use(c)
+		}
+		if c.err != nil {
+			return c.err
+		}
+		free <- c.data
 	}
 	return nil
 }
 
-// pieces writes a piece of memory as records that are all zero or not.
-func (w *memoryWriter) pieces(o owner, at uint64, b []byte, zerosMatter bool) error {
-	isZero := func(i int) bool { return bytes.Equal(b[i:i+pageSize], zeroPage[:]) }
-	for from := 0; from < len(b); {
+// chunk writes a chunk without its zero pages. These are written only where they
+// would not be zero by themselves.
+func (w *writer) chunk(c *chunk) error {
+	isZero := func(i int) bool { return bytes.Equal(c.data[i:i+pageSize], zeroPage[:]) }
+	for from := 0; from < len(c.data); {
 		zero, to := isZero(from), from+pageSize
-		for to < len(b) && isZero(to) == zero {
+		for to < len(c.data) && isZero(to) == zero {
 			to += pageSize
 		}
 		var err error
 		switch {
 		case !zero:
-			err = w.w.pages(o, at+uint64(from), b[from:to])
-		case zerosMatter:
-			err = w.w.zeros(o, at+uint64(from), uint64(to-from))
+			err = w.pages(c.source.owner, c.at+uint64(from), c.data[from:to])
+		case c.source.zeros:
+			err = w.zeros(c.source.owner, c.at+uint64(from), uint64(to-from))
 		}
 		if err != nil {
 			return err

@@ -7,13 +7,9 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cgfreezer/freezer"
-	"github.com/cgfreezer/freezer/internal/ptrace"
 )
 
 // Leave is what becomes of a group when its image is written.
@@ -26,9 +22,19 @@ const (
 	Killed  Leave = "killed"
 )
 
+// Snapshot is how the memory of a group is taken.
+type Snapshot string
+
+// The ways to take memory.
+const (
+	CopyOnWrite  Snapshot = "cow"  // the tasks go on while it is written, from a fork of each process
+	WhileStopped Snapshot = "stop" // they are stopped until all is written
+)
+
 // SaveOptions say how a group is to be checkpointed.
 type SaveOptions struct {
-	Leave Leave // empty: Running
+	Leave    Leave    // empty: Running
+	Snapshot Snapshot // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
 }
 
 func (o SaveOptions) running() bool { return o.Leave == "" || o.Leave == Running }
@@ -39,12 +45,14 @@ type Stats struct {
 	Tasks     int           `json:"tasks"`
 	Bytes     int64         `json:"bytes"` // of the image
 	Stopped   time.Duration `json:"stopped_ns"`
+	Snapshot  Snapshot      `json:"snapshot"`
+	Reason    string        `json:"reason,omitempty"` // why it was WhileStopped, and not CopyOnWrite
 }
 
 // Save writes an image of the group's processes, and of those below it, to w.
-// They are stopped meanwhile, and go on afterwards, or are frozen or killed. When
-// it fails, or when this program is killed at whatever moment, they go on as if
-// nothing had been.
+// They are stopped for a moment, or until it is written (see Snapshot), and go on
+// afterwards, or are frozen or killed. When it fails, or when this program is killed
+// at whatever moment, they go on as if nothing had been.
 //
 // A RefusedError lists what the image would not carry. A group that is frozen is
 // refused, too: its processes have to be asked what only they can tell, and only
@@ -68,27 +76,38 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	} else if states.Effective != freezer.Thawed {
 		return stats, fmt.Errorf("%s is frozen: thaw it first (it is stopped only while it is read; --leave frozen freezes it then)", g.Name())
 	}
-	s, err := newSurvey(g)
+	before, err := preflight(g)
+	if err == nil {
+		err = before.refused()
+	}
 	if err != nil {
 		return stats, err
 	}
-	to := bufio.NewWriterSize(w, spool)
+	if stats.Snapshot, stats.Reason = before.snapshot(o); stats.Snapshot == "" {
+		return stats, fmt.Errorf("no snapshot %q: there are %s and %s", o.Snapshot, CopyOnWrite, WhileStopped)
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	held, err := stop(ctx, g)
-	defer func() { held.release() }()
-	if err == nil {
-		err = s.take(held)
+	s, err := take(ctx, before, stats.Snapshot == CopyOnWrite)
+	defer func() { s.end() }()
+	if errors.Is(err, errNoCopy) {
+		stats.Snapshot, stats.Reason = WhileStopped, err.Error()
+		err = s.askAll(false)
 	}
-	for begun := time.Now(); (errors.Is(err, errReturning) || errors.Is(err, errVfork)) && time.Since(begun) < stopTime; {
-		held.release()
-		time.Sleep(time.Millisecond)
-		if s, err = newSurvey(g); err != nil {
-			return stats, err
+	if err == nil && stats.Snapshot == CopyOnWrite {
+		err = s.toCopies()
+		stats.Stopped = time.Since(s.held.when)
+		if err == nil {
+			err = s.write(w, &stats)
 		}
-		if held, err = stop(ctx, g); err == nil {
-			err = s.take(held)
+		if err == nil {
+			err = commit()
 		}
+		return stats, err
+	}
+	to := bufio.NewWriterSize(w, spool)
+	if err == nil {
+		err = s.adviseAll()
 	}
 	if err == nil {
 		err = s.write(to, &stats)
@@ -99,148 +118,12 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 			err = finish(ctx, g, o.Leave)
 		}
 	}
-	held.release()
-	stats.Stopped = time.Since(held.when)
+	s.held.release()
+	stats.Stopped = time.Since(s.held.when)
 	if err == nil && o.running() {
 		err = safe()
 	}
 	return stats, err
-}
-
-// take finds out all about the stopped processes, but for what is in their memory.
-func (s *survey) take(held *stopped) error {
-	if err := s.members(); err != nil {
-		return err
-	}
-	s.all()
-	s.readPipes()
-	for i := range s.job.Processes {
-		p := &s.job.Processes[i]
-		for k := range p.Threads {
-			t := &p.Threads[k]
-			if !slices.Contains(held.tids, t.TID) {
-				return fmt.Errorf("task %d came to the group meanwhile", t.TID)
-			}
-			if err := s.registers(p, t); err != nil {
-				return fmt.Errorf("task %d: %w", t.TID, err)
-			}
-		}
-	}
-	if err := s.refused(); err != nil {
-		return err
-	}
-	for i := range s.job.Processes {
-		if p := &s.job.Processes[i]; p.Ended == nil && s.returning(p) {
-			return errReturning
-		}
-	}
-	for i := range s.job.Processes {
-		p := &s.job.Processes[i]
-		if p.Ended != nil {
-			continue
-		}
-		if err := s.ask(p); err != nil {
-			return err
-		}
-		for k := range p.Threads {
-			// What the kernel remembers of such a call is not in the image: it starts
-			// again with its arguments.
-			if r := &p.Threads[k].Registers; restarts(r) && r.Result() == restartWithRest {
-				r.SetResult(restartNoHand)
-			}
-		}
-	}
-	return nil
-}
-
-// errReturning is of a job whose last checkpoint was killed so short a time ago
-// that one of its threads still has to put its own registers back, which it does as
-// soon as it runs. See guest.go.
-var errReturning = errors.New("a task has not gone on since a checkpoint of it was killed")
-
-// returning says whether a thread of a process is in the code that a killed
-// checkpoint left it in.
-func (s *survey) returning(p *Process) bool {
-	run := kernelRun(p.Mappings)
-	for i := range p.Threads {
-		vdso := run[len(run)-1]
-		if pc := uint64(p.Threads[i].Registers.PC()); pc >= vdso.Start+uint64(len(s.code)) && pc < vdso.End {
-			return true
-		}
-	}
-	return false
-}
-
-// registers reads what ptrace shows of a stopped thread.
-func (s *survey) registers(p *Process, t *Thread) error {
-	status, err := ptrace.Poll(t.TID)
-	if err != nil {
-		return err
-	}
-	if status.GroupStop() {
-		s.hinder(p.PID, "process", "it is stopped by a signal (SIGSTOP or ^Z)")
-	}
-	regs, err := ptrace.Registers(t.TID)
-	if err == unix.EOPNOTSUPP {
-		s.hinder(p.PID, "process", "it runs 32-bit code")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	t.Registers = *regs
-	if t.State, err = ptrace.RegisterSet(t.TID, ptrace.ExtendedState); err != nil {
-		return err
-	}
-	s.job.Features |= features(t.State)
-	if t.Blocked, err = ptrace.SignalMask(t.TID); err != nil {
-		return err
-	}
-	if t.Rseq, err = ptrace.RestartableSequences(t.TID); err != nil && err != unix.EIO {
-		return err
-	}
-	if t.Pending, err = queued(t.TID, false); err == nil && t.TID == p.PID {
-		p.Pending, err = queued(t.TID, true)
-	}
-	return err
-}
-
-func queued(tid int, shared bool) (all [][]byte, err error) {
-	infos, err := ptrace.QueuedSignals(tid, shared)
-	for i := range infos {
-		all = append(all, infos[i][:])
-	}
-	return all, err
-}
-
-// write writes the image.
-func (s *survey) write(to io.Writer, stats *Stats) error {
-	w := &writer{w: to}
-	if err := w.begin(s.job); err != nil {
-		return err
-	}
-	memory := &memoryWriter{w: w}
-	for i, path := range s.sharedAt {
-		if err := memory.shared(i, path, s.job.Shared[i].Size); err != nil {
-			return err
-		}
-	}
-	for i := range s.job.Processes {
-		p := &s.job.Processes[i]
-		stats.Processes++
-		stats.Tasks += len(p.Threads)
-		if p.Ended != nil {
-			continue
-		}
-		if err := memory.process(i, p); err != nil {
-			return err
-		}
-	}
-	if err := w.end(); err != nil {
-		return err
-	}
-	stats.Bytes = w.bytes
-	return nil
 }
 
 // finish freezes or kills a group whose tasks are still held.
@@ -252,4 +135,18 @@ func finish(ctx context.Context, g *freezer.Group, leave Leave) error {
 		return g.Kill(ctx)
 	}
 	return nil
+}
+
+// snapshot decides how memory is taken, and says why it is not from copies.
+func (s *survey) snapshot(o SaveOptions) (how Snapshot, reason string) {
+	switch {
+	case o.Snapshot != "" && o.Snapshot != CopyOnWrite && o.Snapshot != WhileStopped:
+		return "", ""
+	case o.Snapshot == WhileStopped || !o.running():
+		return WhileStopped, ""
+	}
+	if reason := s.shortage(); reason != "" {
+		return WhileStopped, reason
+	}
+	return CopyOnWrite, ""
 }

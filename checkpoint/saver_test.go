@@ -150,7 +150,6 @@ func TestKillingACheckpointAtAnyOfItsCallsHarmsNothing(t *testing.T) {
 }
 
 func TestKillingACheckpointAtARandomMomentHarmsNothing(t *testing.T) {
-	t.Setenv("CHECKPOINT_IS_KILLED", "1") // see testdata/subject.c
 	for _, cmd := range []*exec.Cmd{goSubject(t, "runtime"), cSubject(t, "threads"), cSubject(t, "registers")} {
 		s := start(t, cmd)
 		image := filepath.Join(t.TempDir(), "image")

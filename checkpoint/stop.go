@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"time"
 
@@ -148,20 +147,22 @@ func (s *stopped) await(ctx context.Context, tid int) error {
 	}
 }
 
-// patiently waits for a task's next stop until ctx ends.
+// patiently waits for a task's next stop until ctx ends. It lets other threads run
+// by the system's calls: to give up a goroutine that is locked to its thread, and to
+// have it back, takes longer than the task needs.
 func patiently(ctx context.Context, tid int) (ptrace.Status, error) {
 	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 10*time.Millisecond) {
-		for range 50 {
+		for range 100 {
 			status, err := ptrace.Poll(tid)
 			if err != nil || status.Stopped() || status.Ended() {
 				return status, err
 			}
-			runtime.Gosched()
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 		if ctx.Err() != nil {
 			return ptrace.Status{}, ctx.Err()
 		}
-		time.Sleep(nap)
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(nap)}, nil)
 	}
 }
 
@@ -188,10 +189,12 @@ func (s *stopped) release() {
 	for _, pid := range leaders {
 		_, _ = soon(pid)
 	}
-	for _, tid := range late { // those that waited for others
-		if status, err := soon(tid); err == nil && status.Stopped() {
-			_ = ptrace.Detach(tid, status.Signal())
-		}
+	// One of those may wait for another, as who made a vfork does.
+	for begun := time.Now(); len(late) > 0 && time.Since(begun) < stopTime; time.Sleep(100 * time.Microsecond) {
+		late = slices.DeleteFunc(late, func(tid int) bool {
+			status, err := ptrace.Poll(tid)
+			return err != nil || status.Ended() || status.Stopped() && ptrace.Detach(tid, status.Signal()) == nil
+		})
 	}
 	s.tids = nil
 }

@@ -34,6 +34,21 @@ type survey struct {
 	own       map[string]string // namespaces
 	vvar      []Mapping         // of this program
 	code      []byte            // of the vdso, without the zeros at its end
+	before    known             // from a look at the running tasks
+	now       known             // for the next survey
+}
+
+// Known is what a look at the running tasks found that need not be found again.
+type known struct {
+	mapped map[mappedID]Mapped
+	odd    map[int]bool // by PID: it has mappings that a copy shows not, or not whole
+}
+
+// mappedID names a mapped file as maps does.
+type mappedID struct {
+	path   string
+	device uint64
+	inode  string
 }
 
 // inode names a file for good.
@@ -52,6 +67,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		shared:  map[inode]int{},
 		parents: map[int]int{},
 		own:     namespaces(os.Getpid()),
+		now:     known{map[mappedID]Mapped{}, map[int]bool{}},
 	}
 	s.files.pipes = map[inode]bool{}
 	var err error

@@ -57,11 +57,13 @@ type checkpointCmd struct {
 	Group  string `arg:"" help:"A group of the tree, or a cgroup by its path."`
 	Output string `short:"o" name:"output" required:"" placeholder:"IMAGE" help:"The file to write, or - for standard output."`
 	Leave  string `enum:"running,frozen,killed" default:"running" placeholder:"running|frozen|killed" help:"What becomes of the group then."`
+
+	Snapshot string `enum:"cow,stop" default:"cow" placeholder:"cow|stop" help:"How the memory is taken: from copies of the processes, so that they go on at once, or while they are stopped."`
 }
 
 // Help is the part of the help that follows the flags.
 func (*checkpointCmd) Help() string {
-	return `The image has all that is needed to start the group's processes again where they are now: see restore. They are stopped while it is written. What it would not carry is listed, and then there is no image; see check.
+	return `The image has all that is needed to start the group's processes again where they are now: see restore. They are stopped for some milliseconds, and go on while the image is written from copies of them, which share their memory. With --snapshot stop, or where copies could harm them (there is no room for them under a memory limit, say), and when they are not to go on anyway, they are stopped until it is written. What it would not carry is listed, and then there is no image; see check.
 
 The file is there as a whole or not at all, and only its owner can read it: it holds all that the processes had in memory.`
 }
@@ -77,7 +79,7 @@ func (c *checkpointCmd) Run(s *session) error {
 	ready := s.notice()
 	ctx := ready(0)
 	var stats checkpoint.Stats
-	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave)}); c.Output == "-" {
+	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave), Snapshot: checkpoint.Snapshot(c.Snapshot)}); c.Output == "-" {
 		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, o)
 	} else {
 		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, o)
@@ -90,6 +92,9 @@ func (c *checkpointCmd) Run(s *session) error {
 		return s.json(stats)
 	}
 	say(fmt.Sprintf("%s: %d processes, %d tasks, %s, stopped for %s", c.Group, stats.Processes, stats.Tasks, sized(stats.Bytes), stats.Stopped.Round(10*time.Microsecond)))
+	if stats.Reason != "" {
+		say(fmt.Sprintf("%s: it was stopped until all was written: %s", c.Group, stats.Reason))
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package invisible
 
 import (
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,34 @@ var kinds = map[int]kind{
 	unix.SYS_FUTEX:           waking(futexWoken),
 	unix.SYS_FUTEX_WAITV:     waking(futexvWoken),
 	unix.SYS_FUTEX_WAIT:      waking(futex2Woken),
+}
+
+// sleeps are calls with a timeout of which the kernel itself knows what is left
+// when it starts them again: by restart_syscall, which loses their number.
+var sleeps = map[int]kind{
+	unix.SYS_NANOSLEEP:       {limit: leftOf(0, 1), timedOut: returns(0)},
+	unix.SYS_CLOCK_NANOSLEEP: {limit: relative(leftOf(2, 3)), timedOut: returns(0)},
+	unix.SYS_POLL:            {limit: millis(2), timedOut: returns(0)},
+	unix.SYS_FUTEX:           {limit: futexLimit, timedOut: returns(-int(unix.ETIMEDOUT))},
+}
+
+const restartCall = unix.SYS_RESTART_SYSCALL
+
+// restartedCall tells apart the calls of sleeps, by where a task waits, and by the
+// call's first argument: the number of a clock, or an address. 0 when it is none.
+func restartedCall(waits string, first uint64) int {
+	const lowest = 1 << 16 // address that a program can have
+	switch {
+	case waits == "":
+		return 0
+	case strings.HasPrefix(waits, "futex"):
+		return unix.SYS_FUTEX
+	case strings.HasPrefix(waits, "poll_schedule_timeout"):
+		return unix.SYS_POLL
+	case first < lowest || first>>31 == 1<<33-1:
+		return unix.SYS_CLOCK_NANOSLEEP
+	}
+	return unix.SYS_NANOSLEEP
 }
 
 var again = returns(-int(unix.EAGAIN))

@@ -1,0 +1,335 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/invisible"
+	"github.com/cgfreezer/freezer/internal/proc"
+	"github.com/cgfreezer/freezer/internal/ptrace"
+)
+
+// A snapshot is all of a group at one moment. While its tasks are stopped only
+// that is found out which would change when they go on.
+type snapshot struct {
+	*survey
+	held   *stopped
+	waits  map[int]invisible.Wait // by TID, from before the stop
+	copies []*copied              // in the order of Job.Processes, when memory is read from copies
+	early  []*chunk               // what copies do not have
+}
+
+// take stops a group, and finds out all about it but for what is in its memory, and
+// what copies of its processes can tell.
+func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err error) {
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		s = &snapshot{held: &stopped{}}
+		if s.survey, err = before.again(); err == nil {
+			err = s.stop(ctx)
+		}
+		if err == nil {
+			err = s.look()
+		}
+		if err == nil {
+			err = s.askAll(copying)
+		}
+		again := errors.Is(err, errReturning) || errors.Is(err, errVfork) || errors.Is(err, errUnknownCall)
+		if err == nil || !again || time.Since(begun) > stopTime {
+			return s, err
+		}
+		s.end()
+	}
+}
+
+func (s *snapshot) stop(ctx context.Context) error {
+	tids, err := tasks(s.group)
+	if err != nil {
+		return err
+	}
+	s.waits = invisible.Waits(tids)
+	s.held, err = stop(ctx, s.group)
+	return err
+}
+
+// end lets go of all that the snapshot holds.
+func (s *snapshot) end() {
+	s.held.release()
+	s.endCopies()
+}
+
+func (s *snapshot) endCopies() {
+	for _, c := range s.copies {
+		if c != nil {
+			c.end()
+		}
+	}
+	s.copies = nil
+}
+
+// look finds out what is seen from without.
+func (s *snapshot) look() error {
+	if err := s.members(); err != nil {
+		return err
+	}
+	s.all()
+	s.readPipes()
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		for k := range p.Threads {
+			t := &p.Threads[k]
+			if !slices.Contains(s.held.tids, t.TID) {
+				return fmt.Errorf("task %d came to the group meanwhile", t.TID)
+			}
+			if err := s.registers(p, t); err != nil {
+				return fmt.Errorf("task %d: %w", t.TID, err)
+			}
+		}
+	}
+	if err := s.refused(); err != nil {
+		return err
+	}
+	for i := range s.job.Processes {
+		if p := &s.job.Processes[i]; p.Ended == nil && s.returning(p) {
+			return errReturning
+		}
+	}
+	return nil
+}
+
+// askAll has all processes asked what only they can tell, and copies made of them
+// if that is wanted: then these are asked what they know as well.
+func (s *snapshot) askAll(copying bool) error {
+	s.endCopies()
+	if copying {
+		s.copies = make([]*copied, len(s.job.Processes))
+	}
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		if p.Ended != nil {
+			continue
+		}
+		c, err := s.ask(p, copying)
+		if copying {
+			s.copies[i] = c
+		}
+		if err != nil {
+			return err
+		}
+		for k := range p.Threads {
+			// What the kernel remembers of such a call is not in the image: it starts
+			// again with its arguments.
+			if r := &p.Threads[k].Registers; restarts(r) && r.Result() == restartWithRest {
+				r.SetResult(restartNoHand)
+			}
+		}
+	}
+	return nil
+}
+
+// toCopies reads what copies do not have, lets the job go on, and asks the copies
+// for what it was not asked.
+func (s *snapshot) toCopies() error {
+	if err := s.readEarly(); err != nil {
+		return err
+	}
+	s.held.release()
+	for i, c := range s.copies {
+		if c == nil {
+			continue
+		}
+		p := &s.job.Processes[i]
+		c.moveOut(filepath.Join(s.group.Dir(), p.Group), s.group.Backend()) // it may take 20 ms
+		if err := c.ask(p); err != nil {
+			return fmt.Errorf("the copy of process %d: %w", p.PID, err)
+		}
+		if !s.unusual(p) {
+			if err := s.advise(p, c.pid); err != nil {
+				return err
+			}
+		}
+	}
+	return s.refused()
+}
+
+// readEarly reads shared memory, and what is left out of a fork.
+func (s *snapshot) readEarly() error {
+	var all sources
+	defer all.close()
+	if err := s.sharedMemory(&all); err != nil {
+		return err
+	}
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		if p.Ended != nil || !s.unusual(p) {
+			continue
+		}
+		if err := s.advise(p, p.PID); err != nil {
+			return err
+		}
+		if err := all.process(i, p, p.PID, (*Mapping).uncopied); err != nil {
+			return err
+		}
+	}
+	return all.chunks(func(c *chunk) error {
+		early := *c
+		early.data = slices.Clone(c.data)
+		s.early = append(s.early, &early)
+		return nil
+	})
+}
+
+func (s *snapshot) sharedMemory(all *sources) error {
+	for i, path := range s.sharedAt {
+		if err := all.shared(i, path, s.job.Shared[i].Size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uncopied says whether a fork does not have what is in a mapping.
+func (m *Mapping) uncopied() bool {
+	return slices.Contains(m.Advices, unix.MADV_DONTFORK) || slices.Contains(m.Advices, unix.MADV_WIPEONFORK)
+}
+
+// unusual says whether a process has, or had before the stop, a mapping of which a
+// copy does not show all: without contents, or with a lock.
+func (s *snapshot) unusual(p *Process) bool {
+	before, ok := s.before.odd[p.PID]
+	return before || !ok || proc.Status(p.PID, "VmLck") != "0 kB"
+}
+
+// write writes the image.
+func (s *snapshot) write(to io.Writer, stats *Stats) error {
+	w := &writer{w: to}
+	if err := w.begin(s.job); err != nil {
+		return err
+	}
+	for _, c := range s.early {
+		if err := w.chunk(c); err != nil {
+			return err
+		}
+	}
+	var all sources
+	defer all.close()
+	if s.copies == nil {
+		if err := s.sharedMemory(&all); err != nil {
+			return err
+		}
+	}
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		stats.Processes++
+		stats.Tasks += len(p.Threads)
+		if p.Ended != nil {
+			continue
+		}
+		pid, wanted := p.PID, func(*Mapping) bool { return true }
+		if s.copies != nil {
+			pid, wanted = s.copies[i].pid, func(m *Mapping) bool { return !m.uncopied() }
+		}
+		if err := all.process(i, p, pid, wanted); err != nil {
+			return err
+		}
+	}
+	if err := all.chunks(w.chunk); err != nil {
+		return err
+	}
+	if err := w.end(); err != nil {
+		return err
+	}
+	stats.Bytes = w.bytes
+	return nil
+}
+
+// adviseAll finds the flags of all mappings in the processes themselves.
+func (s *snapshot) adviseAll() error {
+	for i := range s.job.Processes {
+		if p := &s.job.Processes[i]; p.Ended == nil {
+			if err := s.advise(p, p.PID); err != nil {
+				return err
+			}
+		}
+	}
+	return s.refused()
+}
+
+// errReturning is of a job whose last checkpoint was killed so short a time ago
+// that one of its threads still has to put its own registers back, which it does as
+// soon as it runs. See guest.go.
+var errReturning = errors.New("a task has not gone on since a checkpoint of it was killed")
+
+// returning says whether a thread of a process is in the code that a killed
+// checkpoint left it in.
+func (s *survey) returning(p *Process) bool {
+	run := kernelRun(p.Mappings)
+	for i := range p.Threads {
+		vdso := run[len(run)-1]
+		if pc := uint64(p.Threads[i].Registers.PC()); pc >= vdso.Start+uint64(len(s.code)) && pc < vdso.End {
+			return true
+		}
+	}
+	return false
+}
+
+// errUnknownCall is of a task in a system call that the kernel has started again
+// since the tasks were looked at, so that nobody knows which it is.
+var errUnknownCall = errors.New("a task has begun a system call again in the last moment")
+
+// registers reads what ptrace shows of a stopped thread.
+func (s *snapshot) registers(p *Process, t *Thread) error {
+	status, err := ptrace.Poll(t.TID)
+	if err != nil {
+		return err
+	}
+	if status.GroupStop() {
+		s.hinder(p.PID, "process", "it is stopped by a signal (SIGSTOP or ^Z)")
+	}
+	regs, err := ptrace.Registers(t.TID)
+	if err == unix.EOPNOTSUPP {
+		s.hinder(p.PID, "process", "it runs 32-bit code")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if regs.Syscall() == unix.SYS_RESTART_SYSCALL && restarts(regs) {
+		// Whoever returns from a signal handler, as a guest that loses its tracer does,
+		// and whoever is restored, has lost what that would start.
+		wait, ok := s.waits[t.TID]
+		if !ok {
+			return errUnknownCall
+		}
+		setCall(regs, wait.Call)
+	}
+	t.Registers = *regs
+	if t.State, err = ptrace.RegisterSet(t.TID, ptrace.ExtendedState); err != nil {
+		return err
+	}
+	s.job.Features |= features(t.State)
+	if t.Blocked, err = ptrace.SignalMask(t.TID); err != nil {
+		return err
+	}
+	if t.Rseq, err = ptrace.RestartableSequences(t.TID); err != nil && err != unix.EIO {
+		return err
+	}
+	if t.Pending, err = queued(t.TID, false); err == nil && t.TID == p.PID {
+		p.Pending, err = queued(t.TID, true)
+	}
+	return err
+}
+
+func queued(tid int, shared bool) (all [][]byte, err error) {
+	infos, err := ptrace.QueuedSignals(tid, shared)
+	for i := range infos {
+		all = append(all, infos[i][:])
+	}
+	return all, err
+}
