@@ -28,8 +28,10 @@
 // seizes their threads and interrupts all before it waits for any. Children and
 // threads of a tracee are tracees from their birth. It looks again until two
 // looks, which began after all known tasks had stopped, have found nothing new.
-// Then nothing is left that could fork. (When no process has been born since the
-// one before began, the last look finds the same, and is spared.)
+// Then nothing is left that could fork. As long as nothing at all has been born
+// on the host, which the kernel counts, another look would find the same, and is
+// spared; so are a new listing of /proc, and counting the threads of a process that
+// had one.
 //
 // What a look would have to read of each process is as dear as seizing it. So
 // what does not change is remembered, together with the number of the process's

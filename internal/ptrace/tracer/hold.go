@@ -22,7 +22,8 @@ type task struct {
 	of      *process
 	index   int           // in its process's tasks
 	stop    ptrace.Status // zero until it has stopped
-	late    time.Time     // when it had not stopped for the first time
+	late    time.Time     // when it had not stopped for the first time …
+	excused time.Duration // … and for how long thereafter nobody asks why
 	parked  bool          // has not stopped, and cannot run: a parent in vfork
 	leaving bool
 }
@@ -35,16 +36,17 @@ type refusal struct {
 }
 
 // take seizes and interrupts the threads of a process. It waits for none.
-func (t *tracer) take(s proc.Stat, path string) {
+func (t *tracer) take(s proc.Stat, path string, k *acquaintance) {
 	p := t.processes[s.ID]
 	if p == nil || p.start != s.Start {
 		p = &process{pid: s.ID, start: s.Start, young: t.young}
 	}
-	p.path, p.leaving, p.sealed, p.session = path, false, false, nil
+	p.path, p.leaving, p.sealed, p.alone, p.session, p.known = path, false, false, 0, nil, k
 	for _, k := range p.tasks {
 		k.leaving = false
 	}
 	if s.Threads == 1 {
+		p.alone = t.born
 		t.seize(p, s.ID)
 	} else {
 		t.seizeThreads(p)
@@ -53,12 +55,13 @@ func (t *tracer) take(s proc.Stat, path string) {
 
 // takeAgain takes a process that was held before, and had one thread then, without
 // reading anything about it. It is false when that cannot be done.
-func (t *tracer) takeAgain(c *census, pid int, start uint64) bool {
-	r := t.records[pid]
-	if r.start != start || r.path == "" || t.processes[pid] != nil || !c.exists(r.path, r.id) {
+func (t *tracer) takeAgain(c *census, k *acquaintance) bool {
+	r := t.records[k.pid]
+	if r.start != k.start || r.path == "" || !c.exists(r.path, r.id) {
 		return false
 	}
-	return !t.holds(r.path) || t.trySeize(&process{pid: pid, start: start, path: r.path, young: t.young}, pid) == nil
+	p := &process{pid: k.pid, start: k.start, path: r.path, young: t.young, alone: k.alone, known: k}
+	return !t.holds(r.path) || t.trySeize(p, p.pid) == nil
 }
 
 func (t *tracer) seizeThreads(p *process) {
@@ -97,15 +100,21 @@ func (t *tracer) add(p *process, tid int) {
 	if old := t.tasks[tid]; old != nil { // the number was another's until just now
 		t.drop(old)
 	}
-	k := &task{tid: tid, of: p, leaving: p.leaving}
-	k.index = len(p.tasks)
+	k := &p.first
+	if k.of != nil {
+		k = new(task)
+	}
+	*k = task{tid: tid, of: p, leaving: p.leaving, index: len(p.tasks)}
+	if k.index == 0 {
+		p.tasks = p.room[:0]
+	}
 	p.tasks = append(p.tasks, k)
 	p.running++
 	t.processes[p.pid] = p
 	t.tasks[tid] = k
 	t.reaper.goesOn()
 	t.pending = append(t.pending, k)
-	t.happened(p.path)
+	t.came(p.path)
 }
 
 // explain finds out why a task cannot be seized.
@@ -171,32 +180,38 @@ func (t *tracer) seal(p *process) {
 			return
 		}
 	}
+	if !t.unborn(p.alone) && !t.complete(p) {
+		return
+	}
+	p.sealed, p.alone = true, 0
+	if len(p.tasks) == 1 {
+		p.alone = t.born
+	}
+	if p.known != nil {
+		p.known.start, p.known.alone = p.start, p.alone
+	}
+	t.remember(p)
+}
+
+// complete says whether all of a process's threads are held. It seizes those that
+// are not.
+func (t *tracer) complete(p *process) bool {
 	first := t.tasks[p.pid]
 	held := []*task{first}
 	if first == nil || threads(p.pid) != len(p.tasks) {
 		held = slices.Clone(p.tasks)
 		t.seizeThreads(p)
 		if len(p.tasks) != len(held) || t.refuses(p) {
-			return
+			return false
 		}
 	}
 	for _, k := range held {
 		if k.stop.Stopped() && !t.check(k) { // a thread that was not held yet has started another program
 			t.happened(p.path)
-			return
+			return false
 		}
 	}
-	p.sealed = true
-	t.remember(p)
-}
-
-// given says whether a number was given to a process while the number given last
-// went from one to another. They begin anew when they end.
-func given(from, pid, to int) bool {
-	if from <= to {
-		return from < pid && pid <= to
-	}
-	return from < pid || pid <= to
+	return true
 }
 
 // threads counts the threads of a process, as proc(5) has it by the links of

@@ -2,13 +2,10 @@ package tracer
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cgfreezer/freezer/internal/kernfs"
 	"github.com/cgfreezer/freezer/internal/proc"
 )
 
@@ -17,43 +14,68 @@ import (
 // An acquaintance is what is remembered of a process. It is that process as long
 // as the inode is the same.
 type acquaintance struct {
-	inode   uint64
-	start   uint64 // of one that was held, and had one thread
-	outside bool   // of all groups: until somebody asks to freeze …
-	lasting bool   // … or even until a record changes
+	pid   int
+	inode uint64
+	is    int    // what the last look knew of it
+	start uint64 // of one that was held
+	alone uint64 // it had one thread when so many tasks had been born; 0 when it had more
 }
 
 // look goes through the processes and takes those that belong to a freezing
 // group. It reads those only that are new since the last look.
 func (t *tracer) look() {
-	last := lastPID()
-	same := t.undisturbed(last)
 	t.begun++
-	if same {
+	t.born = t.births()
+	if t.unborn(t.listed) && !t.doubt && len(t.refused) == 0 { // a look at all would find the same
 		for _, p := range t.processes {
 			t.seal(p)
 		}
 	} else {
-		t.lookAtAll(last)
+		t.lookAtAll()
 	}
-	t.done, t.last, t.looked = t.begun, last, time.Now()
+	t.done, t.looked = t.begun, time.Now()
 }
 
-// undisturbed says whether the last look began after the last news, and no
-// process has been born since it began: then another one finds the same.
-func (t *tracer) undisturbed(last int) bool {
-	if last != t.last || len(t.refused) > 0 || time.Since(t.looked) > forgets {
-		return false
+// meet lists the processes, the youngest first: they do not last. The list is the
+// last one when nothing has been born since.
+func (t *tracer) meet() []*acquaintance {
+	if t.unborn(t.listed) {
+		return t.known
 	}
-	for path, look := range t.news {
-		if look >= t.done && t.holds(path) {
-			return false
+	old, kernel := t.known, map[int]bool(nil)
+	if len(old) == 0 {
+		kernel = kernelThreads()
+	}
+	entries := proc.Entries()
+	t.known, t.listed = make([]*acquaintance, 0, len(entries)), t.born
+	for _, e := range slices.Backward(entries) {
+		for len(old) > 0 && old[0].pid > e.ID {
+			old = old[1:]
+		}
+		k := &acquaintance{pid: e.ID, inode: e.Inode}
+		switch {
+		case len(old) > 0 && old[0].pid == e.ID && old[0].inode == e.Inode:
+			k = old[0]
+		case kernel[e.ID]:
+			k.is = stranger
+		}
+		t.known = append(t.known, k)
+	}
+	return t.known
+}
+
+// forget has the next look read a process anew.
+func (t *tracer) forget(pid int) {
+	for _, k := range t.known {
+		if k.pid == pid {
+			*k = acquaintance{pid: pid, inode: k.inode}
 		}
 	}
-	return true
 }
 
-func (t *tracer) lookAtAll(last int) {
+func (t *tracer) lookAtAll() {
+	t.doubt = false
+	t.young = lastPID()
 	fresh, changed := t.hurried.After(t.looked) || time.Since(t.looked) > forgets, t.readRecords()
 	c := t.h.census(t.records)
 	c.held = t.processes
@@ -61,48 +83,24 @@ func (t *tracer) lookAtAll(last int) {
 		t.marked, changed = c.marked, true
 	}
 	t.refused = t.refused[:0]
-	t.young = last
-	known, kernel := t.known, map[int]bool(nil)
-	if len(known) == 0 {
-		kernel = kernelThreads()
-	}
-	t.known = make(map[int]acquaintance, len(known))
 	spoilt := false
-	consider := func(pid int, k acquaintance) {
-		switch t.consider(c, pid, k.start) {
-		case outside:
-			t.known[pid] = acquaintance{inode: k.inode, outside: true}
-		case stranger:
-			t.known[pid] = acquaintance{inode: k.inode, outside: true, lasting: true}
-		case corpse:
-			t.known[pid] = acquaintance{inode: k.inode, outside: true}
-			spoilt = true // but once
-		case unknown:
-			spoilt = true
-		default:
-			switch p := t.processes[pid]; {
-			case p != nil && p.sealed && len(p.tasks) == 1:
-				t.known[pid] = acquaintance{inode: k.inode, start: p.start}
-			case p == nil && k.start != 0:
-				t.known[pid] = k
-			}
-		}
+	consider := func(k *acquaintance) {
+		k.is = t.consider(c, k)
+		spoilt = spoilt || k.is == unknown || k.is == corpse
 	}
-	for _, e := range slices.Backward(proc.Entries()) { // the youngest do not last
-		k := known[e.ID]
+	for _, k := range t.meet() {
 		switch {
-		case kernel[e.ID]:
-			t.known[e.ID] = acquaintance{inode: e.Inode, outside: true, lasting: true}
-		case k.inode != e.Inode:
-			consider(e.ID, acquaintance{inode: e.Inode})
-		case k.outside && (!fresh || k.lasting && !changed):
-			t.known[e.ID] = k
+		case k.is == stranger && !changed:
+		case k.is != inside && k.is != unknown && !fresh:
 		default:
-			consider(e.ID, k)
+			consider(k)
 		}
 	}
-	young := func(pid int) { consider(pid, acquaintance{}) }
-	if c.marked != never && (!chase(last, young) || spoilt) && time.Since(t.hurried) < chaseTime {
+	if spoilt {
+		t.doubt, t.listed = true, 0
+	}
+	young := func(pid int) { consider(&acquaintance{pid: pid}) }
+	if c.marked != never && (!chase(t.young, young) || spoilt) && time.Since(t.hurried) < chaseTime {
 		for path := range t.news {
 			if !t.settled(path) {
 				t.happened(path)
@@ -126,17 +124,18 @@ const chaseTime = time.Second
 
 // What can be known of a process.
 const (
-	unknown = iota // it is gone, or is becoming another program
-	corpse         // whose belonging cannot be told any more
-	outside
-	stranger // outside, and cannot come to belong to a group unless a record says so
-	inside   // of some group
+	unknown  = iota // it is gone, or is becoming another program
+	corpse          // whose belonging cannot be told any more
+	outside         // of all groups, until somebody asks to freeze
+	stranger        // outside, and cannot come to belong to a group unless a record says so
+	inside          // of some group
 )
 
-// consider takes a process if it belongs to a freezing group. Its start time need
-// not be known.
-func (t *tracer) consider(c *census, pid int, start uint64) int {
-	if p := t.processes[pid]; p != nil && !p.leaving {
+// consider takes a process if it belongs to a freezing group. It need not be known.
+func (t *tracer) consider(c *census, k *acquaintance) int {
+	pid, p := k.pid, t.processes[k.pid]
+	if p != nil && !p.leaving {
+		p.known = k
 		t.seal(p)
 		return inside
 	}
@@ -146,7 +145,7 @@ func (t *tracer) consider(c *census, pid int, start uint64) int {
 	if runner := c.runnerOf(pid); runner != 0 && t.job == nil || t.job != nil && runner != t.self {
 		return outside // another's business
 	}
-	if start != 0 && t.takeAgain(c, pid, start) {
+	if k.alone != 0 && p == nil && t.takeAgain(c, k) {
 		return inside
 	}
 	h := c.belongs(pid)
@@ -165,7 +164,7 @@ func (t *tracer) consider(c *census, pid int, start uint64) int {
 			t.reap(pid) // see findLost
 		}
 	case t.holds(h.path):
-		t.take(s, h.path)
+		t.take(s, h.path, k)
 	}
 	return inside
 }
@@ -215,17 +214,6 @@ func chase(last int, consider func(pid int)) bool {
 	return false
 }
 
-// lastPID is the PID that was given last.
-func lastPID() int {
-	text, _ := kernfs.ReadFile("/proc/loadavg")
-	f := strings.Fields(string(text))
-	if len(f) != 5 {
-		return 0
-	}
-	pid, _ := strconv.Atoi(f[4])
-	return pid
-}
-
 // readRecords reads the records if any has changed.
 func (t *tracer) readRecords() (changed bool) {
 	var st unix.Stat_t
@@ -241,13 +229,14 @@ func (t *tracer) readRecords() (changed bool) {
 func (t *tracer) retry() {
 	before := t.refused
 	t.refused = nil
+	t.born = t.births()
 	c := t.h.census(t.records)
 	c.held = t.processes
 	tried := map[int]bool{}
 	for _, r := range before {
 		if pid := proc.Process(r.tid); pid != 0 && !tried[pid] {
 			tried[pid] = true
-			t.consider(c, pid, 0)
+			t.consider(c, &acquaintance{pid: pid})
 		}
 	}
 	t.newest = lastPID()

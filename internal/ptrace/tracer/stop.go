@@ -15,13 +15,14 @@ import (
 
 // How tasks come to a stop, and what else may become of them before.
 
-// parkTime is how long a task takes to stop before it is worth to find out why.
+// parkTime is how long a task takes to stop before it is worth to find out why;
+// when it is still busy then, as many are on a busy machine, twice as long.
 const parkTime = 500 * time.Microsecond
 
 // collect finds out which of the pending tasks have stopped, and which have ended.
 // It is false when none has.
 func (t *tracer) collect() (some bool) {
-	waiting := t.pending
+	waiting, now := t.pending, time.Now()
 	t.pending = nil
 	var still []*task
 	for _, k := range waiting {
@@ -39,9 +40,10 @@ func (t *tracer) collect() (some bool) {
 		default:
 			still = append(still, k)
 			if k.late.IsZero() {
-				k.late = time.Now()
-			} else if time.Since(k.late) > parkTime {
+				k.late, k.excused = now, parkTime
+			} else if k.parked || now.Sub(k.late) > k.excused {
 				k.parked = parked(k.tid)
+				k.excused *= 2
 				if k == k.of.tasks[0] { // once for each process
 					t.findLost(k.of)
 				}
@@ -119,7 +121,11 @@ func parked(tid int) bool {
 func (t *tracer) stopped(k *task, s ptrace.Status) {
 	k.stop, k.parked = s, false
 	k.of.running--
-	t.happened(k.of.path)
+	t.came(k.of.path)
+	if s.Event() != 0 && s.Event() != unix.PTRACE_EVENT_STOP {
+		k.of.alone = 0
+		t.happened(k.of.path)
+	}
 	switch s.Event() {
 	case unix.PTRACE_EVENT_FORK, unix.PTRACE_EVENT_VFORK, unix.PTRACE_EVENT_CLONE:
 		if child, err := ptrace.Message(k.tid); err == nil {
@@ -138,8 +144,6 @@ func (t *tracer) stopped(k *task, s ptrace.Status) {
 	}
 	if k.leaving {
 		t.detach(k)
-	} else if k.of.running == 0 {
-		t.seal(k.of)
 	}
 }
 

@@ -23,6 +23,7 @@ type tracer struct {
 	woken    bool          // a tracee has ended or, when it listens, stopped
 	listens  bool
 	message  [maxMessage]byte
+	text     [64 << 10]byte // of a file of the kernel
 	reaper   reaper
 	job      *job // what this one runs; nil for the tracer of all
 
@@ -42,14 +43,16 @@ type tracer struct {
 	// Looks are numbered. A group is settled when two looks in a row, begun
 	// after the last news of it, have found none.
 	begun, done int
-	news        map[string]int // by group: the look during or before which something happened
-	known       map[int]acquaintance
-	marked      uint64    // since when processes can be marked, see census
-	last        int       // the PID that had been given last when the last look began
-	young       int       // the same of the present look: whoever has a higher one is younger
-	newest      int       // the same after the last task was seized
-	looked      time.Time // when that look was done
-	hurried     time.Time // when it was last asked to freeze
+	news        map[string]int  // by group: the look during or before which something happened
+	known       []*acquaintance // the processes that there were, the youngest first …
+	listed      uint64          // … when so many tasks had been born
+	marked      uint64          // since when processes can be marked, see census
+	doubt       bool            // a look at all may find more than the last one
+	born        uint64          // births when the present look began
+	young       int             // the PID that had been given last when the present look began: whoever has a higher one is younger
+	newest      int             // the same after the last task was seized
+	looked      time.Time       // when that look was done
+	hurried     time.Time       // when it was last asked to freeze
 
 	told     map[string]bool // what was last published of the freezing groups: whether they are frozen
 	waiters  []*request
@@ -65,7 +68,11 @@ type process struct {
 	start   uint64
 	path    string // of its group
 	young   int    // the PID that had been given last when the look began that found it
+	alone   uint64 // it had one thread when so many tasks had been born; 0 when that is not known
+	known   *acquaintance
 	tasks   []*task
+	first   task               // that it ever had, and
+	room    [1]*task           // for it: most have no other
 	running int                // how many of them have not stopped
 	sealed  bool               // all its tasks have stopped, and a look thereafter found no other
 	leaving bool               // is let go, as soon as its tasks have stopped …
@@ -79,7 +86,7 @@ func newTracer(h *Hierarchy, listener, ends int) *tracer {
 	t := &tracer{
 		h: h, self: os.Getpid(), listener: listener, ends: ends, minder: invisible.NewMinder(),
 		freezing: map[string]uint64{}, killing: map[string]bool{},
-		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{}, known: map[int]acquaintance{},
+		processes: map[int]*process{}, tasks: map[int]*task{}, news: map[string]int{},
 		told: map[string]bool{}, active: time.Now(),
 	}
 	for _, fd := range []int{listener, ends, startSocket} {
@@ -163,8 +170,15 @@ func (t *tracer) firstLate(path string) *refusal {
 	return nil
 }
 
-// happened notes that a group is not settled any more.
-func (t *tracer) happened(path string) { t.news[path], t.beat = t.begun, 0 }
+// came notes that a group is not settled any more, because of a task that was
+// found in it or has stopped.
+func (t *tracer) came(path string) { t.news[path], t.beat = t.begun, 0 }
+
+// happened is came for what may have added others, or hidden some from the look.
+func (t *tracer) happened(path string) {
+	t.came(path)
+	t.doubt = true
+}
 
 // freeze begins to freeze a group. One that is frozen stays so: who asks again
 // must not see it FREEZING.
@@ -201,7 +215,7 @@ func (t *tracer) letGo(s *invisible.Session) {
 // moved puts a process, if it is held, where its record is now, and has the
 // group looked at that it was put into.
 func (t *tracer) moved(pid int, path string) {
-	delete(t.known, pid)
+	t.forget(pid)
 	if r, ok := t.h.recordOf(pid); ok {
 		if t.records != nil {
 			t.records[pid] = r // the rest is read by the next look
