@@ -2,6 +2,7 @@ package invisible
 
 import (
 	"encoding/binary"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ const (
 
 // callIn reads /proc/TID/syscall.
 func callIn(tid int) (c call, where int) {
-	text, err := kernfs.ReadFile(proc.Path(tid, "syscall"))
+	var buf [256]byte
+	text, err := kernfs.ReadOnce(proc.Path(tid, "syscall"), buf[:])
 	if err != nil {
 		return c, running
 	}
@@ -158,23 +160,28 @@ func sending(arg int) func(int, call) (time.Duration, need)   { return onFile(ar
 
 func onFile(arg, option int) func(int, call) (time.Duration, need) {
 	return func(tid int, c call) (limit time.Duration, n need) {
+		fd := int(int32(c.args[arg]))
 		n = restart
-		withFile(tid, int(int32(c.args[arg])), func(fd int) {
+		// A copy of the descriptor takes as long as all the rest. To ask for the file's
+		// type would ask a server that may hang; for a FIFO with a name this restart is
+		// one too many, and does nothing.
+		switch link, err := os.Readlink(proc.Path(tid, "fd/"+strconv.Itoa(fd))); {
+		case strings.HasPrefix(link, "pipe:"):
+			return 0, nothing
+		case err == nil && !strings.HasPrefix(link, "socket:"):
+			return 0, restart
+		}
+		withFile(tid, fd, func(fd int) {
 			tv, err := unix.GetsockoptTimeval(fd, unix.SOL_SOCKET, option)
 			switch {
 			case err == nil && *tv != unix.Timeval{}:
 				limit, n = seconds(int64(tv.Sec), int64(tv.Usec), time.Microsecond)
-			case err == nil || isPipe(fd):
+			case err == nil:
 				n = nothing
 			}
 		})
 		return limit, n
 	}
-}
-
-func isPipe(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO
 }
 
 // either is what the first of two files needs, if it needs anything.

@@ -57,22 +57,29 @@ func New() *Session {
 func Prepare(tids []int) *Session {
 	s := New()
 	s.Restart = false
-	var all sync.WaitGroup
 	c := clocks{behind: map[int]time.Duration{}}
+	s.each(tids, func(tid int) {
+		if n, ok := inspect(tid, &c); ok {
+			s.mu.Lock()
+			s.notes[tid] = n
+			s.mu.Unlock()
+		}
+	})
+	s.at = now()
+	return s
+}
+
+// each does something for each task, by two threads.
+func (s *Session) each(tids []int, do func(tid int)) {
+	var all sync.WaitGroup
 	for _, half := range halves(tids) {
 		all.Go(func() {
 			for _, tid := range half {
-				if n, ok := inspect(tid, &c); ok {
-					s.mu.Lock()
-					s.notes[tid] = n
-					s.mu.Unlock()
-				}
+				do(tid)
 			}
 		})
 	}
 	all.Wait()
-	s.at = now()
-	return s
 }
 
 // halves shares tasks out among two threads, where they are worth it.
@@ -121,6 +128,10 @@ func (s *Session) Thaw(ctx context.Context, tids []int, thaw func() error) error
 		s.skip(0, "calls cannot be started again on "+runtime.GOARCH)
 		return thaw()
 	}
+	tids = s.needy(tids)
+	if len(tids) == 0 { // starting threads and waiting for them is half of the work then
+		return thaw()
+	}
 	r := &relay{thawed: make(chan struct{})}
 	for _, half := range halves(tids) {
 		r.add()
@@ -146,6 +157,37 @@ func (s *Session) Thaw(ctx context.Context, tids []int, thaw func() error) error
 	default:
 	}
 	return err
+}
+
+// needy lists the tasks that need help.
+func (s *Session) needy(tids []int) (needy []int) {
+	s.each(tids, func(tid int) {
+		if s.needed(tid) {
+			s.mu.Lock()
+			needy = append(needy, tid)
+			s.mu.Unlock()
+		}
+	})
+	return needy
+}
+
+// needed says whether a task needs help, as far as can be seen from without.
+// Tasks that need none are not touched.
+func (s *Session) needed(tid int) bool {
+	noted, ok := s.notes[tid]
+	if ok && noted.need != nothing {
+		return true
+	}
+	c, where := callIn(tid)
+	if where != inCall {
+		return where == running
+	}
+	k, known := kinds[c.nr]
+	if !known || ok && noted.call == c {
+		return false
+	}
+	_, n := k.limit(tid, c)
+	return n != nothing
 }
 
 // closed returns a channel that is closed when the group has been waited for.

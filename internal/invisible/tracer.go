@@ -58,9 +58,7 @@ func newTracer(s *Session) *tracer {
 func (t *tracer) run(ctx context.Context, tids []int, r *relay) (clean bool) {
 	defer rename()()
 	for _, tid := range tids {
-		if t.needed(tid) {
-			t.seize(tid)
-		}
+		t.seize(tid)
 	}
 	t.gather(ctx)
 	r.ready.Done()
@@ -73,25 +71,6 @@ func (t *tracer) run(ctx context.Context, tids []int, r *relay) (clean bool) {
 	t.watch(func() bool { return len(t.pending) > 0 }, t.session.quit)
 	signal.Stop(t.changed)
 	return t.minder.Len() == 0 && len(t.pending) == 0
-}
-
-// needed says whether a task needs help, as far as can be seen from without.
-// Tasks that need none are not touched.
-func (t *tracer) needed(tid int) bool {
-	noted, ok := t.session.notes[tid]
-	if ok && noted.need != nothing {
-		return true
-	}
-	c, where := callIn(tid)
-	if where != inCall {
-		return where == running
-	}
-	k, known := kinds[c.nr]
-	if !known || ok && noted.call == c {
-		return false
-	}
-	_, n := k.limit(tid, c)
-	return n != nothing
 }
 
 func (t *tracer) seize(tid int) {
