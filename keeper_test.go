@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -178,6 +180,34 @@ func TestLeaseIsRefusedWithoutARuntimeDirectory(t *testing.T) {
 			}
 			wantState(t, g, freezer.Thawed)
 		}
+	})
+}
+
+func TestWhatAnEarlierBootLeftKeepsNoLeaseFromEnding(t *testing.T) {
+	runtimeDir := withKeeper(t)
+	leases, keeper := filepath.Join(runtimeDir, "leases"), filepath.Join(runtimeDir, "keeper")
+	eachBackend(t, func(t *testing.T, g *freezer.Group) {
+		must(t, os.MkdirAll(leases, 0o700))
+		must(t, os.MkdirAll(keeper, 0o700))
+		must(t, os.WriteFile(filepath.Join(keeper, "pid"), []byte("1 1"), 0o600)) // another has that PID now
+		must(t, os.WriteFile(filepath.Join(keeper, "standby"), []byte("\x00\xff"), 0o600))
+		before := time.Now().Add(-time.Hour)
+		for _, name := range []string{strings.ReplaceAll(g.Dir(), "/", "%2F") + "%2Fgone", "%2Fproc", "garbage", "\xff%zz", "%2Fetc%2Fpasswd"} {
+			path := filepath.Join(leases, name)
+			must(t, os.WriteFile(path, []byte("\x00\xff{"), 0o600))
+			must(t, os.Chtimes(path, before, before))
+		}
+		must(t, g.Add(freezertest.Sleeper(t)))
+		must(t, g.Freeze(t.Context(), freezer.For(50*time.Millisecond)))
+		eventuallyThawed(t, g)
+		freezertest.Eventually(t, "what was left is gone", func() bool {
+			entries, err := os.ReadDir(leases)
+			must(t, err)
+			return !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+				info, err := e.Info()
+				return err == nil && time.Since(info.ModTime()) > time.Minute
+			})
+		})
 	})
 }
 
