@@ -1,7 +1,6 @@
 package checkpoint
 
 import (
-	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"runtime"
+	"sync/atomic"
 )
 
 // An image is a stream of records: a header, the job, its memory, and an end.
@@ -132,71 +132,6 @@ func (w *writer) zeros(o owner, address, length uint64) error {
 
 func (w *writer) end() error { return w.record(recordEnd) }
 
-// A reader reads records.
-type reader struct {
-	r     io.Reader
-	count uint32
-	buf   []byte
-	job   *Job
-}
-
-func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 64<<10)} }
-
-// next reads a record. What it returns is overwritten by the next call.
-func (r *reader) next() (kind uint32, content []byte, err error) {
-	var head [recordSize]byte
-	if _, err := io.ReadFull(r.r, head[:]); err != nil {
-		return 0, nil, cut(err)
-	}
-	kind = binary.LittleEndian.Uint32(head[0:])
-	length := binary.LittleEndian.Uint32(head[4:])
-	limit := map[uint32]uint32{recordHeader: 4096, recordJob: maxJob, recordPages: maxPages + 12, recordZeros: 20, recordEnd: 0}
-	most, known := limit[kind]
-	switch {
-	case r.count == 0 && kind != recordHeader:
-		return 0, nil, damaged("it does not begin as one")
-	case !known:
-		return 0, nil, damaged("record %d is of no known type", r.count)
-	case binary.LittleEndian.Uint32(head[8:]) != r.count:
-		return 0, nil, damaged("record %d is missing", r.count)
-	case length > most:
-		return 0, nil, damaged("record %d is too long", r.count)
-	}
-	if content, err = r.content(int(length)); err != nil {
-		return 0, nil, cut(err)
-	}
-	sum := crc32.Update(crc32.Update(0, castagnoli(), head[:12]), castagnoli(), content)
-	if sum != binary.LittleEndian.Uint32(head[12:]) {
-		return 0, nil, damaged("the checksum of record %d is wrong", r.count)
-	}
-	r.count++
-	return kind, content, nil
-}
-
-// content reads so many bytes, and takes no more memory for them than there are.
-func (r *reader) content(length int) ([]byte, error) {
-	r.buf = r.buf[:0]
-	for done := 0; done < length; done = len(r.buf) {
-		part := min(length-done, maxPages+12)
-		if cap(r.buf) < done+part {
-			r.buf = append(make([]byte, 0, max(2*cap(r.buf), done+part)), r.buf...)
-		}
-		r.buf = r.buf[:done+part]
-		if _, err := io.ReadFull(r.r, r.buf[done:]); err != nil {
-			return nil, err
-		}
-	}
-	return r.buf, nil
-}
-
-// cut is the error of an image that ends too early.
-func cut(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return damaged("it is cut short")
-	}
-	return err
-}
-
 // begin reads the header and the job.
 func (r *reader) begin() (*Job, error) {
 	_, text, err := r.next()
@@ -231,40 +166,6 @@ func (r *reader) begin() (*Job, error) {
 	return job, nil
 }
 
-// memory reads the rest of the image, and has put store what is in it. data is
-// nil for zeros.
-func (r *reader) memory(put func(o owner, address, length uint64, data []byte) error) error {
-	for {
-		kind, b, err := r.next()
-		if err != nil {
-			return err
-		}
-		var o owner
-		var address, length uint64
-		var data []byte
-		switch {
-		case kind == recordEnd:
-			return nil
-		case kind == recordPages && len(b) > 12:
-			data = b[12:]
-			length = uint64(len(data))
-		case kind == recordZeros && len(b) == 20:
-			length = binary.LittleEndian.Uint64(b[12:])
-		default:
-			return damaged("record %d stands in the wrong place", r.count-1)
-		}
-		index := binary.LittleEndian.Uint32(b)
-		o = owner{index>>31 == 1, int(index &^ (1 << 31))}
-		address = binary.LittleEndian.Uint64(b[4:])
-		if !r.job.holds(o, address, length) {
-			return damaged("record %d is for memory that is not there", r.count-1)
-		}
-		if err := put(o, address, length, data); err != nil {
-			return err
-		}
-	}
-}
-
 // Read reads a whole image, and checks all of it. size is how many bytes of
 // memory it holds, zeros left out.
 func Read(from io.Reader) (job *Job, size int64, err error) {
@@ -272,8 +173,9 @@ func Read(from io.Reader) (job *Job, size int64, err error) {
 	if job, err = r.begin(); err != nil {
 		return nil, 0, err
 	}
+	var sum atomic.Int64
 	err = r.memory(func(_ owner, _, _ uint64, data []byte) error {
-		size += int64(len(data))
+		sum.Add(int64(len(data)))
 		return nil
 	})
 	if err != nil {
@@ -282,7 +184,7 @@ func Read(from io.Reader) (job *Job, size int64, err error) {
 	if n, _ := io.ReadFull(r.r, make([]byte, 1)); n != 0 {
 		return nil, 0, damaged("something follows its end")
 	}
-	return job, size, nil
+	return job, sum.Load(), nil
 }
 
 // ReadJob reads what an image says of its job, and no further.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // small is a job as small as one can be.
@@ -56,8 +59,11 @@ func TestAnImageIsReadAsItWasWritten(t *testing.T) {
 	if _, err := r.begin(); err != nil {
 		t.Fatal(err)
 	}
+	var lock sync.Mutex // several pieces are stored at once
 	var got []string
 	err := r.memory(func(o owner, address, length uint64, data []byte) error {
+		lock.Lock()
+		defer lock.Unlock()
 		switch {
 		case o.shared && address == 4096 && length == 4096 && data[0] == 1: // the first page is zero
 			got = append(got, "shared")
@@ -110,6 +116,20 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 	}
 }
 
+// asFile is an image as a file, whose memory is read by several at once.
+func asFile(t *testing.T, image []byte) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("image", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "image")
+	if _, err := f.WriteAt(image, 0); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func TestDamagedImagesAreFound(t *testing.T) {
 	image := written(t, small())
 	found := func(damaged []byte, what string, n int) {
@@ -117,6 +137,16 @@ func TestDamagedImagesAreFound(t *testing.T) {
 		if _, _, err := Read(bytes.NewReader(damaged)); !errors.Is(err, ErrImage) {
 			t.Fatalf("%s %d: %v", what, n, err)
 		}
+		f := asFile(t, damaged)
+		defer f.Close()
+		if _, _, err := Read(f); !errors.Is(err, ErrImage) {
+			t.Fatalf("%s %d, of a file: %v", what, n, err)
+		}
+	}
+	f := asFile(t, image)
+	defer f.Close()
+	if _, _, err := Read(f); err != nil {
+		t.Fatal(err)
 	}
 	found(append(bytes.Clone(image), 0), "something follows byte", len(image))
 	for length := 0; length < len(image); length += 1 + length/50 {

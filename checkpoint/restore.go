@@ -163,48 +163,6 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 	return r.letGo(ctx)
 }
 
-// fill puts the image's memory in its place.
-func (r *restorer) fill(in *reader) error {
-	mems := make([]int, len(r.job.Processes))
-	for i := range mems {
-		mems[i] = -1
-		if w := r.built[i]; w != nil {
-			fd, err := unix.Open(fmt.Sprintf("/proc/%d/mem", w.pid), unix.O_RDWR|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			mems[i] = fd
-		}
-	}
-	zeros := make([]byte, maxPages)
-	return in.memory(func(o owner, address, length uint64, data []byte) error {
-		pid, mem := r.nursery.pid, -1
-		if o.shared {
-			address += r.sharedAt[o.index]
-		} else {
-			if r.built[o.index] == nil {
-				return damaged("a process that ended has memory")
-			}
-			pid = r.built[o.index].pid
-			if m := mapping(r.job.Processes[o.index].Mappings, address, address+length); m.Prot&unix.PROT_WRITE == 0 {
-				mem = mems[o.index]
-			}
-		}
-		if data != nil {
-			return writeMemory(pid, mem, address, data)
-		}
-		for length > 0 {
-			n := min(length, uint64(len(zeros)))
-			if err := writeMemory(pid, mem, address, zeros[:n]); err != nil {
-				return err
-			}
-			address, length = address+n, length-n
-		}
-		return nil
-	})
-}
-
 // letGo lets the job run.
 func (r *restorer) letGo(ctx context.Context) error {
 	r.end(r.nursery)
