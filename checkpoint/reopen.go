@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -132,8 +131,8 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 	return -1, damaged("%q is no kind of file", f.Kind)
 }
 
-// reopenFile opens a file or directory, and makes sure that it is what it was, or
-// has only grown.
+// reopenFile opens a file or directory, and makes sure that it is what it was, as
+// far as the options want it.
 func (r *restorer) reopenFile(f *File) (int, error) {
 	opened, err := open(f.Path, f.Flags)
 	if err != nil {
@@ -143,15 +142,8 @@ func (r *restorer) reopenFile(f *File) (int, error) {
 	if err := unix.Fstat(opened, &st); err != nil {
 		return -1, err
 	}
-	mtime := time.Unix(st.Mtim.Unix())
-	switch {
-	case f.Kind == fileDirectory, f.Kind == fileControl:
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		err = errors.New("it is no regular file any more")
-	case st.Size < f.Size:
-		err = fmt.Errorf("it has become shorter since: %d bytes, and had %d", st.Size, f.Size)
-	case !mtime.Equal(f.Mtime) && (st.Size == f.Size || tailOf(f.Path, f.Size) != f.Tail):
-		err = fmt.Errorf("it was changed since: %d bytes of %s, and had %d of %s", st.Size, mtime.Format(time.DateTime), f.Size, f.Mtime.Format(time.DateTime))
+	if f.Kind == fileRegular {
+		err = r.options.Files.compare(f, &st)
 	}
 	if err == nil && f.Flags&unix.O_PATH == 0 && f.Offset != 0 {
 		_, err = unix.Seek(opened, f.Offset, unix.SEEK_SET)

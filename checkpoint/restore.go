@@ -21,11 +21,13 @@ type RestoreOptions struct {
 	Group   string      // empty: the one that it was taken from
 	Frozen  bool        // it is to be frozen when it is whole
 	Streams [3]*os.File // in place of standard streams that went outside
+	Files   FilePolicy  // what may have become of the files that were open
 }
 
 // A Restored job is the children of this process, and what is below them.
 type Restored struct {
-	PID   int // of its first process
+	PID   int   // of its first process
+	Cuts  []Cut // files that were cut back, with FilesRollback
 	roots []int
 }
 
@@ -59,7 +61,7 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 		r.kill()
 		return nil, err
 	}
-	done := &Restored{}
+	done := &Restored{Cuts: r.cuts}
 	for _, p := range job.Processes {
 		if p.Parent == 0 {
 			done.roots = append(done.roots, p.PID)
@@ -89,6 +91,7 @@ type restorer struct {
 	built    []*worker // in the order of Job.Processes, nil for those that ended
 	threads  map[int]*worker
 	made     bool // the group was
+	cuts     []Cut
 }
 
 // fits says why the job cannot run on this host.
@@ -180,6 +183,9 @@ func (r *restorer) letGo(ctx context.Context) error {
 		for _, t := range r.job.Processes[i].Threads[1:] {
 			all = append(all, r.threads[t.TID])
 		}
+	}
+	if err := r.rollBack(); err != nil {
+		return err
 	}
 	for _, w := range all { // from here on it outlives this program
 		if err := ptrace.SetOptions(w.tid, 0); err != nil {

@@ -125,6 +125,7 @@ type restoreCmd struct {
 	Image  string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
 	Group  string `short:"g" placeholder:"GROUP" help:"The group to put the processes in; without, the one that they were in."`
 	Frozen bool   `help:"Leave them frozen, to be thawed later."`
+	Files  string `enum:"check,rollback,ignore" default:"check" placeholder:"check|rollback|ignore" help:"What of the files that the job had open: they must be the same or longer, or are cut back to where they were, or taken as they are."`
 	Stdin  string `placeholder:"FILE" help:"What to have in place of a standard input that came from outside: a file, or - for this command's."`
 	Stdout string `placeholder:"FILE" help:"The same for standard output; a file is appended to."`
 	Stderr string `placeholder:"FILE" help:"The same for standard error."`
@@ -138,7 +139,7 @@ The processes get the PIDs that they had, which needs root or CAP_CHECKPOINT_RES
 }
 
 func (c *restoreCmd) Run(s *session) error {
-	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen}
+	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files)}
 	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
 		if name == "" {
@@ -164,6 +165,11 @@ func (c *restoreCmd) Run(s *session) error {
 		job, err = checkpoint.Restore(context.Background(), r, f, o)
 		return err
 	})
+	if job != nil {
+		for _, cut := range job.Cuts {
+			say(cut.String())
+		}
+	}
 	if err != nil || c.Frozen {
 		return err
 	}
