@@ -40,6 +40,7 @@ type worker struct {
 	regs     ptrace.Regs // with which it came
 	calls    []call
 	data     []byte
+	left     *time.Duration // of the timeout of the call with which it goes on
 }
 
 // A call is one system call that a worker is to make.

@@ -63,11 +63,14 @@ func (p *Process) stateOf() []byte {
 
 // A Thread is one task of a process.
 type Thread struct {
-	TID         int         `json:"tid"`
-	Command     string      `json:"command"`
-	Registers   ptrace.Regs `json:"registers"`
-	State       []byte      `json:"state"` // XSAVE area
-	Blocked     uint64      `json:"blocked"`
+	TID       int         `json:"tid"`
+	Command   string      `json:"command"`
+	Registers ptrace.Regs `json:"registers"`
+	State     []byte      `json:"state"` // XSAVE area
+	Blocked   uint64      `json:"blocked"`
+
+	Left *time.Duration `json:"left_ns,omitempty"` // of the timeout of the system call that starts again
+
 	Pending     [][]byte    `json:"pending"`
 	Stack       []byte      `json:"stack"` // stack_t of sigaltstack(2)
 	ClearTID    uint64      `json:"clear_tid"`

@@ -9,10 +9,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cgfreezer/freezer"
+	"github.com/cgfreezer/freezer/internal/invisible"
 	"github.com/cgfreezer/freezer/internal/ptrace"
 )
 
@@ -29,6 +32,7 @@ type Restored struct {
 	PID   int   // of its first process
 	Cuts  []Cut // files that were cut back, with FilesRollback
 	roots []int
+	ended sync.Map // how a root has ended that the minder reaped, by PID
 }
 
 // Restore builds the job of an image, lets it run, and returns. Its processes
@@ -38,6 +42,10 @@ type Restored struct {
 // Nothing is built of an image that is damaged, or whose files were replaced, and
 // nothing runs before the whole image was read. When Restore fails, or this
 // program is killed before Restore lets the job go, nothing is left of it.
+//
+// Tasks that were in a system call with a timeout stay traced until it returns, so
+// that it ends after what was left of it: when this program ends before, it begins
+// anew in full.
 //
 // The caller needs the right to choose PIDs: root's, or CAP_CHECKPOINT_RESTORE.
 func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o RestoreOptions) (*Restored, error) {
@@ -49,25 +57,33 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 	if err != nil {
 		return nil, err
 	}
-	r := &restorer{job: job, options: o, byPID: map[int]*worker{}}
+	r := &restorer{job: job, options: o, byPID: map[int]*worker{}, minder: invisible.NewMinder()}
 	if err := r.fits(); err != nil {
 		return nil, err
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer r.closeFiles()
-	err = r.build(ctx, in, f)
-	if err != nil {
-		r.kill()
-		return nil, err
-	}
-	done := &Restored{Cuts: r.cuts}
+	done := &Restored{}
 	for _, p := range job.Processes {
 		if p.Parent == 0 {
 			done.roots = append(done.roots, p.PID)
 		}
 	}
 	done.PID = done.roots[0]
+	built := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it traces the tasks, as long as calls of theirs are minded
+		defer runtime.UnlockOSThread()
+		err := r.build(ctx, in, f)
+		r.closeFiles()
+		if err != nil {
+			r.kill()
+		}
+		built <- err
+		r.minder.Mind(nil, func(tid int, s ptrace.Status) { done.ended.Store(tid, s) })
+	}()
+	if err := <-built; err != nil {
+		return nil, err
+	}
+	done.Cuts = r.cuts
 	return done, nil
 }
 
@@ -91,6 +107,7 @@ type restorer struct {
 	built    []*worker // in the order of Job.Processes, nil for those that ended
 	threads  map[int]*worker
 	made     bool // the group was
+	minder   *invisible.Minder
 	cuts     []Cut
 }
 
@@ -194,7 +211,10 @@ func (r *restorer) letGo(ctx context.Context) error {
 	}
 	var errs []error
 	for _, w := range all {
-		errs = append(errs, ptrace.Detach(w.tid, 0))
+		if w.left != nil {
+			errs = append(errs, r.minder.Expect(w.tid, *w.left))
+		}
+		errs = append(errs, r.minder.Release(w.tid, 0))
 	}
 	return errors.Join(errs...)
 }
@@ -238,20 +258,46 @@ func (j *Restored) Signal(sig unix.Signal) error { return unix.Kill(j.PID, sig) 
 // returns how the first one did: with a status, or by a signal.
 func (j *Restored) Wait() (status int, by unix.Signal, err error) {
 	for _, pid := range j.roots {
-		var ws unix.WaitStatus
-		for {
-			if _, err = unix.Wait4(pid, &ws, 0, nil); err != unix.EINTR {
-				break
-			}
-		}
+		s, sig, err := j.await(pid)
 		if err != nil {
 			return 0, 0, err
 		}
-		if pid == j.PID && ws.Signaled() {
-			by = ws.Signal()
-		} else if pid == j.PID {
-			status = ws.ExitStatus()
+		if pid == j.PID {
+			status, by = s, sig
 		}
 	}
 	return status, by, nil
+}
+
+// await waits until a child has ended. A wait that blocks would take the stops of
+// tasks that are minded.
+func (j *Restored) await(pid int) (status int, by unix.Signal, err error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		for {
+			if _, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != unix.EINTR {
+				break
+			}
+		}
+		unix.Close(fd)
+	}
+	for tries := 0; err == nil || err == unix.ESRCH; time.Sleep(100 * time.Microsecond) {
+		if s, ok := j.ended.Load(pid); ok {
+			status, by = s.(ptrace.Status).ExitStatus()
+			return status, by, nil
+		}
+		var ws unix.WaitStatus
+		got, werr := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		switch {
+		case got == pid && ws.Signaled():
+			return 0, ws.Signal(), nil
+		case got == pid:
+			return ws.ExitStatus(), 0, nil
+		case werr == unix.ECHILD: // the minder is about to say how it ended
+			if tries++; tries > 1000 {
+				err = werr
+			}
+		}
+	}
+	return 0, 0, err
 }

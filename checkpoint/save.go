@@ -47,6 +47,22 @@ type Stats struct {
 	Stopped   time.Duration `json:"stopped_ns"`
 	Snapshot  Snapshot      `json:"snapshot"`
 	Reason    string        `json:"reason,omitempty"` // why it was WhileStopped, and not CopyOnWrite
+
+	settled chan struct{}
+}
+
+// Settled waits until the system calls with a timeout have returned that started
+// again when the tasks went on; see freezer.Group.Settled.
+func (s Stats) Settled(ctx context.Context) error {
+	if s.settled == nil {
+		return nil
+	}
+	select {
+	case <-s.settled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Save writes an image of the group's processes, and of those below it, to w.
@@ -86,44 +102,64 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	if stats.Snapshot, stats.Reason = before.snapshot(o); stats.Snapshot == "" {
 		return stats, fmt.Errorf("no snapshot %q: there are %s and %s", o.Snapshot, CopyOnWrite, WhileStopped)
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	stats.settled = make(chan struct{})
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it traces the tasks, as long as calls of theirs are minded
+		defer runtime.UnlockOSThread()
+		s, err := before.save(ctx, w, o, &stats, commit)
+		done <- err
+		s.held.minder.Mind(nil, nil)
+		close(stats.settled)
+	}()
+	err = <-done
+	return stats, err
+}
+
+// save does so, on one thread.
+func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stats *Stats, commit func() error) (*snapshot, error) {
 	s, err := take(ctx, before, stats.Snapshot == CopyOnWrite)
-	defer func() { s.end() }()
+	defer s.end()
 	if errors.Is(err, errNoCopy) {
 		stats.Snapshot, stats.Reason = WhileStopped, err.Error()
 		err = s.askAll(false)
 	}
-	if err == nil && stats.Snapshot == CopyOnWrite {
+	if err != nil {
+		return s, err
+	}
+	if stats.Snapshot == CopyOnWrite {
 		err = s.toCopies()
 		stats.Stopped = time.Since(s.held.when)
 		if err == nil {
-			err = s.write(w, &stats)
+			err = s.mind(func() error { return after(s.write(w, stats), commit) })
 		}
-		if err == nil {
-			err = commit()
-		}
-		return stats, err
+		return s, err
 	}
 	to := bufio.NewWriterSize(w, spool)
-	if err == nil {
-		err = s.adviseAll()
+	if err = s.adviseAll(); err == nil {
+		err = s.write(to, stats)
 	}
-	if err == nil {
-		err = s.write(to, &stats)
-	}
-	safe := func() error { return errors.Join(to.Flush(), commit()) }
+	safe := func() error { return after(to.Flush(), commit) }
 	if err == nil && !o.running() { // nobody ends before his image is safe
+		s.held.forget()
 		if err = safe(); err == nil {
-			err = finish(ctx, g, o.Leave)
+			err = finish(ctx, s.group, o.Leave)
 		}
 	}
 	s.held.release()
 	stats.Stopped = time.Since(s.held.when)
 	if err == nil && o.running() {
-		err = safe()
+		err = s.mind(safe)
 	}
-	return stats, err
+	return s, err
+}
+
+// after does what comes next if nothing has failed.
+func after(err error, next func() error) error {
+	if err != nil {
+		return err
+	}
+	return next()
 }
 
 // finish freezes or kills a group whose tasks are still held.

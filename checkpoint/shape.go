@@ -299,6 +299,7 @@ func (r *restorer) leaveShop(workers []*worker, p *Process) error {
 		if err := ptrace.SetSignalMask(w.tid, t.Blocked); err != nil {
 			return err
 		}
+		w.left = t.Left
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/internal/invisible"
 	"github.com/cgfreezer/freezer/internal/proc"
 	"github.com/cgfreezer/freezer/internal/ptrace"
@@ -30,7 +31,7 @@ type snapshot struct {
 // what copies of its processes can tell.
 func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err error) {
 	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		s = &snapshot{held: &stopped{}}
+		s = &snapshot{held: &stopped{minder: invisible.NewMinder()}}
 		if s.survey, err = before.again(); err == nil {
 			err = s.stop(ctx)
 		}
@@ -44,6 +45,7 @@ func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err e
 		if err == nil || !again || time.Since(begun) > stopTime {
 			return s, err
 		}
+		s.held.forget()
 		s.end()
 	}
 }
@@ -54,14 +56,36 @@ func (s *snapshot) stop(ctx context.Context) error {
 		return err
 	}
 	s.waits = invisible.Waits(tids)
-	s.held, err = stop(ctx, s.group)
+	s.held, err = stop(ctx, s.group, invisible.Prepare(tids))
+	s.held.minder.Settle()
 	return err
 }
 
-// end lets go of all that the snapshot holds.
+// end lets go of all that the snapshot holds, as if nothing had been.
 func (s *snapshot) end() {
 	s.held.release()
 	s.endCopies()
+}
+
+// NeedsMinder says whether tasks of a group are in system calls with a timeout that
+// start again when the group is checkpointed and goes on: these end in time only if
+// the program that checkpoints it goes on, too (see Stats.Settled).
+func NeedsMinder(g *freezer.Group) bool {
+	tids, err := tasks(g)
+	return err == nil && invisible.Prepare(tids).Timed()
+}
+
+// mind waits until a function that it calls has returned, and minds the job's calls
+// meanwhile, if it goes on.
+func (s *snapshot) mind(do func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = do()
+	}()
+	s.held.minder.Mind(done, nil)
+	<-done
+	return err
 }
 
 func (s *snapshot) endCopies() {
@@ -308,6 +332,10 @@ func (s *snapshot) registers(p *Process, t *Thread) error {
 			return errUnknownCall
 		}
 		setCall(regs, wait.Call)
+	}
+	if wait, ok := s.waits[t.TID]; ok && wait.Timed && restarts(regs) && wait.Call == regs.Syscall() {
+		left := wait.Left()
+		t.Left = &left
 	}
 	t.Registers = *regs
 	if t.State, err = ptrace.RegisterSet(t.TID, ptrace.ExtendedState); err != nil {

@@ -24,8 +24,10 @@ import (
 //
 // All is done by one thread, as ptrace wants it.
 type stopped struct {
-	tids []int
-	when time.Time
+	tids   []int
+	when   time.Time
+	calls  *invisible.Session // from before the stop
+	minder *invisible.Minder  // of calls whose timeouts would begin anew
 }
 
 // stopTime bounds the wait for tasks to stop.
@@ -40,8 +42,8 @@ var errVfork = errors.New("a task waits, uninterruptibly, for its child to start
 
 // stop stops all tasks of the group and of those below it. It looks for tasks
 // until there is none that runs: then nobody is left who could start one.
-func stop(ctx context.Context, g *freezer.Group) (*stopped, error) {
-	s := &stopped{when: time.Now()}
+func stop(ctx context.Context, g *freezer.Group, calls *invisible.Session) (*stopped, error) {
+	s := &stopped{when: time.Now(), calls: calls, minder: invisible.NewMinder()}
 	ctx, cancel := context.WithTimeout(ctx, stopTime)
 	defer cancel()
 	for {
@@ -139,7 +141,7 @@ func (s *stopped) await(ctx context.Context, tid int) error {
 			return fmt.Errorf("task %d (%s) does not stop: it is in state %c, in %s", tid, st.Command, st.State, proc.WaitChannel(tid))
 		case status.Event() == unix.PTRACE_EVENT_STOP:
 			// What its system call is to do is decided here, once.
-			return invisible.NewMinder().Amend(tid, status, invisible.New())
+			return s.minder.Amend(tid, status, s.calls)
 		}
 		if err := ptrace.Continue(tid, status.Signal()); err != nil && err != unix.ESRCH {
 			return err
@@ -166,13 +168,21 @@ func patiently(ctx context.Context, tid int) (ptrace.Status, error) {
 	}
 }
 
-// release lets all tasks go on, as if nothing had been. Those that were killed
+// forget has the timeouts of calls begin anew, so that nobody needs to mind them.
+func (s *stopped) forget() {
+	for _, tid := range s.minder.Tasks() {
+		s.minder.Forget(tid)
+	}
+}
+
+// release lets all tasks go on, as if nothing had been: those in calls with a
+// timeout as tracees of the minder, until the calls return. Those that were killed
 // meanwhile it reaps, so that their parents learn of it; a process's first thread
 // comes last.
 func (s *stopped) release() {
 	var leaders, late []int
 	for _, tid := range s.tids {
-		if ptrace.Detach(tid, 0) == nil {
+		if s.minder.Release(tid, 0) == nil {
 			continue
 		}
 		st, err := proc.ReadStat(tid)

@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -314,6 +317,52 @@ static void files(void) {
 	CHECK(read(sf, &si, sizeof si) == sizeof si && si.ssi_signo == SIGHUP);
 }
 
+// sleeper is in a call with a timeout of two seconds.
+static int sleepers;
+static long milliseconds(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_REALTIME, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+static void *sleeper(void *arg) {
+	struct timespec t = {2, 0}, rest = {2, 0};
+	struct pollfd none = {-1, 0, 0};
+	struct epoll_event ev;
+	int word = 1, ep = epoll_create1(0);
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN + 5);
+	__sync_fetch_and_add(&sleepers, 1);
+	switch ((int)(intptr_t)arg) {
+	case 0: CHECK(syscall(SYS_nanosleep, &t, &rest) == 0); break;
+	case 1: CHECK(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &t, &t) == 0); break;
+	case 2: CHECK(poll(&none, 1, 2000) == 0); break;
+	case 3: CHECK(syscall(SYS_futex, &word, 0, 1, &t, 0, 0) == -1 && errno == ETIMEDOUT); break;
+	case 4: CHECK(select(0, 0, 0, 0, &(struct timeval){2, 0}) == 0); break;
+	case 5: CHECK(ppoll(&none, 1, &t, 0) == 0); break;
+	// SIGSTOP and SIGCONT make these fail.
+	case 6: CHECK(epoll_wait(ep, &ev, 1, 2000) == 0); break;
+	case 7: CHECK(sigtimedwait(&set, 0, &t) == -1 && errno == EAGAIN); break;
+	}
+	return (void *)milliseconds();
+}
+
+// sleeps says when each of the first n calls has begun and returned.
+static void sleeps(int n) {
+	pthread_t t[8];
+	long begin = milliseconds();
+	for (intptr_t i = 0; i < n; i++) pthread_create(&t[i], 0, sleeper, (void *)i);
+	while (sleepers < n) usleep(1000);
+	ready();
+	await();
+	for (int i = 0; i < n; i++) {
+		void *end;
+		pthread_join(t[i], &end);
+		printf("call %d: from %ld to %ld\n", i, begin, (long)end);
+	}
+	fflush(stdout);
+}
+
 static pthread_barrier_t barrier;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
@@ -487,6 +536,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
+	else if (!strcmp(argv[1], "sleeps")) sleeps(argc > 2 ? 6 : 8); // interrupted
 	else return 99;
 	return failures ? 1 : 0;
 }

@@ -76,6 +76,11 @@ func (c *checkpointCmd) Run(s *session) error {
 	if c.Output == "-" && isTerminal(os.Stdout) {
 		return &statusError{usage, errors.New("checkpoint: an image is nothing for a terminal: write it to a file with -o, or into a pipe")}
 	}
+	if checkpoint.Leave(c.Leave) == checkpoint.Running {
+		if done, err := delegated(gang, checkpoint.NeedsMinder); done || err != nil {
+			return err
+		}
+	}
 	ready := s.notice()
 	ctx := ready(0)
 	var stats checkpoint.Stats
@@ -84,6 +89,7 @@ func (c *checkpointCmd) Run(s *session) error {
 	} else {
 		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, o)
 	}
+	s.minded = append(s.minded, stats.Settled)
 	record(gang, audit.Event{Op: "checkpoint", Reason: c.Output, Err: err})
 	if err != nil {
 		return fmt.Errorf("checkpoint %s: %w", c.Group, err)

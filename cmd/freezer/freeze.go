@@ -117,10 +117,12 @@ func (c *thawCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	if done, err := s.delegated(gang); done || err != nil {
+	if done, err := delegated(gang, thawNeedsMinder); done || err != nil {
 		return err
 	}
-	s.thawed = gang
+	for _, g := range gang {
+		s.minded = append(s.minded, g.Settled)
+	}
 	var since map[*freezer.Group]time.Time
 	if c.PostThaw != "" {
 		since = frozenSince(gang)

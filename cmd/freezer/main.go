@@ -12,6 +12,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -133,8 +134,8 @@ type runner interface{ Run(*session) error }
 type session struct {
 	globals
 	signals
-	out    bytes.Buffer // what goes to standard output in the end
-	thawed freezer.Gang
+	out    bytes.Buffer                  // what goes to standard output in the end
+	minded []func(context.Context) error // to wait for: see mind
 }
 
 // open opens the tree that the global flags ask for.

@@ -47,11 +47,11 @@ func (v *invisibleFlag) Decode(ctx *kong.DecodeContext) error {
 // minderEnv tells that process so; descriptor 3 is then for its exit status.
 const minderEnv = "FREEZER_MINDER"
 
-// delegated has another process thaw, when one of the groups is to be thawed
-// invisibly. done is false when there is no need, or it is that process that
-// asks.
-func (s *session) delegated(gang freezer.Gang) (done bool, err error) {
-	if os.Getenv(minderEnv) != "" || !slices.ContainsFunc(gang, needsMinder) {
+// delegated has another process do what the command is to do, when one of the
+// groups needs a minder then. done is false when none does, or it is that process
+// that asks.
+func delegated(gang freezer.Gang, needs func(*freezer.Group) bool) (done bool, err error) {
+	if os.Getenv(minderEnv) != "" || !slices.ContainsFunc(gang, needs) {
 		return false, nil
 	}
 	exe, err := os.Executable()
@@ -74,7 +74,7 @@ func (s *session) delegated(gang freezer.Gang) (done bool, err error) {
 	}
 	word, _ := io.ReadAll(status)
 	if len(word) == 0 {
-		return true, errors.Join(errors.New("thaw: the process that was to do it ended"), cmd.Wait())
+		return true, errors.Join(errors.New("the process that was to do it ended"), cmd.Wait())
 	}
 	if word[0] != 0 {
 		return true, &statusError{status: int(word[0])}
@@ -82,8 +82,8 @@ func (s *session) delegated(gang freezer.Gang) (done bool, err error) {
 	return true, nil
 }
 
-// needsMinder says so of a group: those that are frozen by ptrace have a tracer.
-func needsMinder(g *freezer.Group) bool {
+// thawNeedsMinder says so of a group: those that are frozen by ptrace have a tracer.
+func thawNeedsMinder(g *freezer.Group) bool {
 	return g.Backend() == freezer.Cgroup2 && g.ThawsInvisibly()
 }
 
@@ -101,7 +101,7 @@ func (s *session) mind(status int) {
 			_ = unix.Dup3(null, fd, 0)
 		}
 	}
-	for _, g := range s.thawed {
-		_ = g.Settled(context.Background())
+	for _, settled := range s.minded {
+		_ = settled(context.Background())
 	}
 }

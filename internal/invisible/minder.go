@@ -175,6 +175,17 @@ func (c *minded) settle(tid int) {
 	c.doubt = nil
 }
 
+// Settle settles all doubts at once, while the tasks are held where they were
+// amended: for a tracer that has them do other things before they go on.
+func (m *Minder) Settle() {
+	for tid, c := range m.calls {
+		if c.doubt != nil {
+			c.doubt.switches -= m.naps - 1 // it has slept in the stop only
+			c.settle(tid)
+		}
+	}
+}
+
 // How often a task sleeps from its call to the same call that started again: in
 // the freezer, in the stop by an interrupt, in the stop at the call's entry, and
 // in the call.

@@ -82,6 +82,16 @@ func (s *Session) each(tids []int, do func(tid int)) {
 	all.Wait()
 }
 
+// Timed says whether a task was in a call that has to be minded.
+func (s *Session) Timed() bool {
+	for _, n := range s.notes {
+		if n.need == inTime {
+			return true
+		}
+	}
+	return false
+}
+
 // halves shares tasks out among two threads, where they are worth it.
 func halves(tids []int) [][]int {
 	const few = 16

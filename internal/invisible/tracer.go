@@ -40,6 +40,7 @@ type tracer struct {
 	pending map[int]bool // seized, but not yet seen in the stop
 	stopped []stop
 	changed chan os.Signal
+	ended   func(tid int, s ptrace.Status) // may be nil
 }
 
 // A stop is one that a task is held in, on its way to a signal perhaps.
@@ -80,6 +81,15 @@ func (t *tracer) seize(tid int) {
 	}
 	t.pending[tid] = true
 	_ = ptrace.Interrupt(tid)
+}
+
+// Mind attends to the Minder's tasks, on the thread that traces them, until it
+// minds none, or until quit is closed: then they are still minded. ended, if not
+// nil, is told how those of them ended that did: they are reaped.
+func (m *Minder) Mind(quit <-chan struct{}, ended func(tid int, s ptrace.Status)) {
+	t := &tracer{minder: m, pending: map[int]bool{}, changed: make(chan os.Signal, 1), ended: ended}
+	t.watch(func() bool { return m.Len() > 0 }, quit)
+	signal.Stop(t.changed)
 }
 
 // rename gives this thread its name, and back the one that it had.
@@ -203,6 +213,9 @@ func (t *tracer) attend(tid int) {
 	case err != nil || status.Ended():
 		t.minder.Forget(tid)
 		delete(t.pending, tid)
+		if err == nil && t.ended != nil {
+			t.ended(tid, status)
+		}
 	case !status.Stopped():
 	case t.pending[tid]: // at last
 		t.collect(tid)

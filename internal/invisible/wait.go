@@ -62,7 +62,13 @@ func (w Wait) Left() time.Duration { return max(0, w.Until-now()) }
 
 // Expect has the Minder end the call of a stopped tracee, which is to start again
 // by the registers that it has, after so much time.
-func (m *Minder) Expect(tid int, regs *ptrace.Regs, left time.Duration) error {
+//
+// The error is EINVAL for calls of which it is not known what they return then.
+func (m *Minder) Expect(tid int, left time.Duration) error {
+	regs, err := ptrace.Registers(tid)
+	if err != nil {
+		return err
+	}
 	c := callOf(regs)
 	k, ok := sleeps[c.nr]
 	if !ok {
