@@ -19,7 +19,7 @@ import (
 type fileTable struct {
 	open   []openFile // in the order of Job.Files
 	byLook map[string][]int
-	pipes  map[inode]bool
+	pipes  map[inode]string // their links
 }
 
 // An openFile is where an open file was first seen.
@@ -109,6 +109,7 @@ var statelessDevices = map[uint64]bool{
 // open finds out what an open file is.
 func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, info []byte, f *File) {
 	hinder := func(format string, args ...any) { s.hinder(p.PID, where, format, args...) }
+	path := proc.Path(p.PID, "fd/"+strconv.Itoa(fd))
 	text := func(field string) string { return proc.StatusField(info, field) }
 	number := func(field string, base int) uint64 {
 		n, _ := strconv.ParseUint(strings.TrimPrefix(text(field), "0x"), base, 64)
@@ -121,10 +122,11 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 			f.Kind = fileDirectory
 		}
 		switch {
-		case strings.HasPrefix(link, "/memfd:"):
-			hinder("it is a memfd: %s", link)
-		case !sameFile(proc.Path(p.PID, "fd/"+strconv.Itoa(fd)), link):
-			hinder("its file is deleted or was replaced: %s", strings.TrimSuffix(link, " (deleted)"))
+		case !sameFile(path, link) && strings.HasSuffix(link, deletedSuffix):
+			f.Kind, f.Path = fileContents, strings.TrimSuffix(link, deletedSuffix)
+			f.Shared = s.contents(p.PID, where, path)
+		case !sameFile(path, link):
+			hinder("its file was replaced: %s", link)
 		case isKernelFile(link):
 			f.Kind = fileControl
 			if f.Flags&unix.O_ACCMODE == unix.O_RDONLY && isControlFile(link) {
@@ -153,7 +155,7 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 		if f.Flags&unix.O_DIRECT != 0 {
 			hinder("it is a pipe of packets (O_DIRECT)")
 		}
-		s.files.pipes[inode{st.Dev, st.Ino}] = true
+		s.files.pipes[inode{st.Dev, st.Ino}] = link
 		f.Pipe = st.Ino
 	case unix.S_IFSOCK:
 		f.Kind = fileOutside // when it is a standard stream
@@ -278,14 +280,13 @@ func (s *survey) watches(p *Process, where string, info []byte, f *File) {
 
 // finish looks at what needs all processes to be known.
 func (t *fileTable) finish(s *survey) {
-	if len(t.pipes) > 0 {
-		outside := t.holders(s)
-		for i := range s.job.Files {
-			if f := &s.job.Files[i]; f.Kind == filePipe && outside[t.open[i].inode] {
-				f.Kind, f.Pipe = fileOutside, 0
-			}
+	outside := s.outsiders()
+	for i := range s.job.Files {
+		if f := &s.job.Files[i]; f.Kind == filePipe && outside[t.open[i].inode] != 0 {
+			f.Kind, f.Pipe = fileOutside, 0
 		}
 	}
+	s.sharedOutside(outside)
 	s.outside()
 }
 
@@ -304,30 +305,6 @@ func (s *survey) readPipes() {
 			s.hinder(o.pid, "descriptor "+strconv.Itoa(o.fd), "the data in its pipe cannot be read: %v", err)
 		}
 	}
-}
-
-// holders finds the pipes that processes outside of the job have open, too.
-func (t *fileTable) holders(s *survey) map[inode]bool {
-	member := map[int]bool{}
-	for _, p := range s.job.Processes {
-		member[p.PID] = true
-	}
-	found := map[inode]bool{}
-	for _, pid := range proc.All() {
-		if member[pid] {
-			continue
-		}
-		for _, fd := range fdsOf(pid) {
-			path := proc.Path(pid, "fd/"+strconv.Itoa(fd))
-			if link, err := os.Readlink(path); err != nil || !strings.HasPrefix(link, "pipe:") {
-				continue
-			}
-			if id, err := inodeOf(path); err == nil && t.pipes[id] {
-				found[id] = true
-			}
-		}
-	}
-	return found
 }
 
 // readPipe copies what is in a pipe, and leaves it there.

@@ -81,6 +81,11 @@ func TestAnImageIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
+// mapShared has the first process map shared memory.
+func mapShared(j *Job) {
+	j.Processes[0].Mappings[0].Kind = kindShared
+}
+
 // What an image must not be made to do, however it was made.
 func TestImpossibleJobsAreRefused(t *testing.T) {
 	for what, spoil := range map[string]func(*Job){
@@ -102,6 +107,12 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		"signal 99":            func(j *Job) { j.Processes[0].Handlers = []Handler{{99, make([]byte, 32)}} },
 		"half a signal":        func(j *Job) { j.Processes[0].Pending = [][]byte{make([]byte, 5)} },
 		"a small XSAVE area":   func(j *Job) { j.Processes[0].Threads[0].State = nil },
+		"no contents":          func(j *Job) { j.Files = []File{{Kind: fileContents, Shared: 0}} },
+		"contents of nowhere":  func(j *Job) { j.Mapped[0].Contents = new(int) },
+		"contents mapped":      func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: 1 << 20}; mapShared(j) },
+		"contents too short":   func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: 1} },
+		"negative contents":    func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: -1} },
+		"relative contents":    func(j *Job) { j.Shared[0].Contents = &Contents{Path: "a", Length: 1 << 20} },
 		"endless shared":       func(j *Job) { j.Shared[0].Size = 1 << 63 },
 	} {
 		job := small()

@@ -138,6 +138,7 @@ type File struct {
 	Room   int       `json:"room,omitempty"`   // of a pipe
 	Watch  []Watch   `json:"watch,omitempty"`  // of an epoll
 	Stream int       `json:"stream,omitempty"` // of what goes outside: 0, 1 or 2
+	Shared int       `json:"shared,omitempty"` // in Job.Shared, of one whose contents are in the image
 }
 
 // The kinds of open files.
@@ -151,6 +152,7 @@ const (
 	fileTimer     = "timerfd"
 	fileSignal    = "signalfd"
 	filePoll      = "epoll"
+	fileContents  = "contents"
 	fileOutside   = "outside" // a terminal, pipe or socket of others, as a standard stream
 )
 
@@ -161,9 +163,11 @@ type Watch struct {
 	Data   uint64 `json:"data"`
 }
 
-// Shared is memory without a file that several processes may map.
+// Shared is memory that several processes may map, or have open when it is a
+// file's.
 type Shared struct {
-	Size uint64 `json:"size"`
+	Size     uint64    `json:"size"`
+	Contents *Contents `json:"contents,omitempty"` // nil: it has no file
 }
 
 // A Mapped file is an executable, a library or data that is mapped.
@@ -173,6 +177,8 @@ type Mapped struct {
 	Mtime   time.Time `json:"mtime"`
 	BuildID string    `json:"build_id,omitempty"`
 	Write   bool      `json:"write,omitempty"` // it is shared, and may be written
+
+	Contents *int `json:"contents,omitempty"` // in Job.Shared, where they are in the image
 }
 
 // A Handler is what a process does with a signal, other than by default.

@@ -188,7 +188,6 @@ func (s *survey) flags(p *Process, a area, m *Mapping) {
 // classify finds what kind of mapping this is.
 func (s *survey) classify(p *Process, a area, m *Mapping) {
 	hinder := func(format string, args ...any) { s.hinder(p.PID, a.where(), format, args...) }
-	deleted := strings.HasSuffix(a.name, " (deleted)")
 	switch {
 	case a.name == "[vdso]" || strings.HasPrefix(a.name, "[vvar"):
 		m.Kind, m.Name = kindKernel, a.name
@@ -205,20 +204,22 @@ func (s *survey) classify(p *Process, a area, m *Mapping) {
 		s.sharedMemory(p, a, m)
 	case strings.HasPrefix(a.name, "/SYSV"):
 		hinder("it is System V shared memory")
-	case strings.HasPrefix(a.name, "/memfd:"):
-		hinder("it is a memfd")
 	case a.name == "/[aio] (deleted)":
 		hinder("it is a ring of asynchronous I/O (io_setup)")
 	case strings.HasPrefix(a.name, "anon_inode:"):
 		hinder("it is of %s", strings.TrimPrefix(a.name, "anon_inode:"))
-	case deleted || !strings.HasPrefix(a.name, "/"):
-		hinder("its file is deleted: %s", strings.TrimSuffix(a.name, " (deleted)"))
+	case !strings.HasPrefix(a.name, "/"):
+		hinder("%s is unknown", a.name)
 	default:
 		m.Kind = kindFile
 		if a.shared {
 			m.Kind = kindSharedFile
 		}
-		m.Object = s.mappedFile(p, a)
+		if !a.is(unescape(a.name)) && strings.HasSuffix(a.name, deletedSuffix) {
+			m.Object = s.mappedContents(p, a)
+		} else {
+			m.Object = s.mappedFile(p, a)
+		}
 	}
 }
 
@@ -233,11 +234,7 @@ func (s *survey) sharedMemory(p *Process, a area, m *Mapping) {
 	id := inode{st.Dev, st.Ino}
 	i, ok := s.shared[id]
 	if !ok {
-		i = len(s.job.Shared)
-		s.shared[id] = i
-		size := (uint64(st.Size) + pageSize - 1) / pageSize * pageSize
-		s.job.Shared = append(s.job.Shared, Shared{Size: size})
-		s.sharedAt = append(s.sharedAt, path)
+		i = s.share(id, origin{p.PID, a.where(), path}, Shared{Size: (uint64(st.Size) + pageSize - 1) / pageSize * pageSize})
 	}
 	if m.Object = i; a.end-a.start > s.job.Shared[i].Size || a.offset > s.job.Shared[i].Size-(a.end-a.start) {
 		s.hinder(p.PID, a.where(), "the mapping is longer than the shared memory")
@@ -289,6 +286,9 @@ func mappedAt(path string) (Mapped, error) {
 
 // same says why a file is not the one that was mapped; nil when it is.
 func (m Mapped) same() error {
+	if m.Contents != nil {
+		return nil
+	}
 	now, err := mappedAt(m.Path)
 	switch {
 	case err != nil:

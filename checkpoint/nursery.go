@@ -34,7 +34,9 @@ func (r *restorer) findGap() error {
 	need := uint64(shopSize + moveSize)
 	for _, s := range r.job.Shared {
 		r.sharedAt = append(r.sharedAt, need)
-		need += s.Size
+		if s.Contents == nil {
+			need += s.Size
+		}
 	}
 	var taken []Mapping
 	for _, p := range r.job.Processes {
@@ -147,6 +149,9 @@ func (r *restorer) findKernelMappings() error {
 // makeShared makes the shared memory, where all processes inherit it.
 func (r *restorer) makeShared() error {
 	for i, s := range r.job.Shared {
+		if s.Contents != nil {
+			continue
+		}
 		at := uintptr(r.sharedAt[i])
 		r.nursery.expect(at, "making shared memory", unix.SYS_MMAP, at, uintptr(s.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uintptr(0), 0)
 	}

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -123,9 +124,9 @@ func (s *sources) shared(index int, path string, size uint64) error {
 		}
 		to, err2 := unix.Seek(fd, from, unix.SEEK_HOLE)
 		if err != nil || err2 != nil {
-			return fmt.Errorf("shared memory: %w", err)
+			return fmt.Errorf("shared memory: %w", errors.Join(err, err2))
 		}
-		runs = append(runs, run{uint64(from), min(size, uint64(to))})
+		runs = append(runs, run{uint64(from) / pageSize * pageSize, min(size, (uint64(to)+pageSize-1)/pageSize*pageSize)})
 		at = to
 	}
 	read := func(b []byte, at uint64) error {

@@ -28,8 +28,11 @@ func TestObstaclesAreNamed(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ python, want string }{
 		"socket":    {"import socket; s = socket.socketpair()", "it goes outside of the group: socket:"},
-		"memfd":     {"import os; f = os.memfd_create('m')", "it is a memfd"},
-		"deleted":   {"import os; f = open('gone', 'w'); os.unlink('gone')", "its file is deleted"},
+		"huge":      {"import os; f = os.memfd_create('m', os.MFD_HUGETLB)", "its file is of huge pages"},
+		"secret":    {"import ctypes; f = ctypes.CDLL(None).syscall(447, 0)", "it is secret memory"},
+		"linked":    {"import os; f = open('gone', 'w'); os.link('gone', 'other'); os.unlink('gone')", "has other names"},
+		"directory": {"import os; os.mkdir('d'); f = open('d/gone', 'w'); os.unlink('d/gone'); os.rmdir('d')", "and so is the directory"},
+		"large":     {"import os; f = open('gone', 'w'); os.posix_fallocate(f.fileno(), 0, (1 << 30) + 4096); os.unlink('gone')", "too large for an image"},
 		"lock":      {"import fcntl; f = open('locked', 'w'); fcntl.flock(f, 2)", "it has a lock on"},
 		"fifo":      {"import os; os.mkfifo('fifo'); f = os.open('fifo', os.O_RDWR)", "it is a named pipe"},
 		"inotify":   {"import ctypes; f = ctypes.CDLL(None).inotify_init1(0)", "it is of inotify"},

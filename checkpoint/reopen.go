@@ -20,6 +20,9 @@ func (r *restorer) openFiles() error {
 		}
 	}
 	r.base = max(r.base, 3)
+	if err := r.makeContents(); err != nil {
+		return err
+	}
 	pipes := map[uint64]*[2]int{}
 	defer func() {
 		for _, ends := range pipes {
@@ -41,7 +44,13 @@ func (r *restorer) openFiles() error {
 		if m.Write {
 			flag = unix.O_RDWR
 		}
-		opened, err := open(m.Path, flag)
+		var opened int
+		var err error
+		if m.Contents != nil {
+			opened, err = r.reopenContents(*m.Contents, flag, 0)
+		} else {
+			opened, err = open(m.Path, flag)
+		}
 		if err != nil {
 			return err
 		}
@@ -71,7 +80,7 @@ func (f *File) name() string {
 
 // closeFiles gives back what the job has now.
 func (r *restorer) closeFiles() {
-	for _, f := range r.files {
+	for _, f := range append(r.files, r.contents...) {
 		unix.Close(f)
 	}
 }
@@ -103,6 +112,8 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 			return -1, errors.New("it is another device now")
 		}
 		return opened, nil
+	case fileContents:
+		return r.reopenContents(f.Shared, f.Flags, f.Offset)
 	case filePipe:
 		return reopenPipe(f, pipes)
 	case fileEvent:

@@ -93,6 +93,7 @@ type restorer struct {
 	options RestoreOptions
 	group   *freezer.Group
 
+	contents []int // files whose contents are in the image, in the order of Job.Shared; -1 for others
 	files    []int // to hand to the first process, which has them from base on
 	base     int
 	mappedAt int // where Mapped begin among them, after Files
@@ -179,6 +180,9 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 		if err := r.complete(i); err != nil {
 			return err
 		}
+	}
+	if err := r.finishContents(); err != nil {
+		return err
 	}
 	return r.letGo(ctx)
 }

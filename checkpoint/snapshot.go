@@ -210,8 +210,8 @@ func (s *snapshot) readEarly() error {
 }
 
 func (s *snapshot) sharedMemory(all *sources) error {
-	for i, path := range s.sharedAt {
-		if err := all.shared(i, path, s.job.Shared[i].Size); err != nil {
+	for i, from := range s.origins {
+		if err := all.shared(i, from.path, s.job.Shared[i].Size); err != nil {
 			return err
 		}
 	}

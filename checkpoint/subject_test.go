@@ -198,7 +198,7 @@ func lives(t *testing.T, s *subject) {
 	}
 }
 
-var states = []string{"registers", "signals", "memory", "identity", "files", "threads", "tree"}
+var states = []string{"registers", "signals", "memory", "identity", "files", "nameless", "threads", "tree"}
 
 func TestStateIsCarried(t *testing.T) {
 	for _, state := range states {

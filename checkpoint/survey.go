@@ -29,7 +29,7 @@ type survey struct {
 	files     fileTable
 	mapped    map[string]int // by path
 	shared    map[inode]int
-	sharedAt  []string // the map_files path of each shared memory
+	origins   []origin // of Job.Shared
 	parents   map[int]int
 	own       map[string]string // namespaces
 	vvar      []Mapping         // of this program
@@ -69,7 +69,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		own:     namespaces(os.Getpid()),
 		now:     known{map[mappedID]Mapped{}, map[int]bool{}},
 	}
-	s.files.pipes = map[inode]bool{}
+	s.files.pipes = map[inode]string{}
 	var err error
 	s.code, s.vvar, err = ownVDSO()
 	s.job.VDSO = hash(s.code)

@@ -43,21 +43,26 @@ func (j *Job) check() error {
 		}
 	}
 	for i, f := range j.Files {
-		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 {
+		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || f.Kind == fileContents && !j.hasContents(f.Shared) {
 			return damaged("file %d cannot be", i)
 		}
 	}
 	for _, m := range j.Mapped {
-		if !clean(m.Path) {
-			return damaged("a mapped file has no path")
+		if !clean(m.Path) || m.Contents != nil && !j.hasContents(*m.Contents) {
+			return damaged("a mapped file has no path, or no contents")
 		}
 	}
 	for _, s := range j.Shared {
-		if s.Size == 0 || s.Size%pageSize != 0 || s.Size > maxAddr {
+		if s.Size == 0 && s.Contents == nil || s.Size%pageSize != 0 || s.Size > maxAddr || s.Contents != nil && !s.Contents.check(s.Size) {
 			return damaged("shared memory cannot have %d bytes", s.Size)
 		}
 	}
 	return nil
+}
+
+// hasContents says whether a file's contents can be there in Shared.
+func (j *Job) hasContents(i int) bool {
+	return i >= 0 && i < len(j.Shared) && j.Shared[i].Contents != nil
 }
 
 func clean(path string) bool {
@@ -95,7 +100,7 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 		switch m.Kind {
 		case kindPrivate, kindKernel:
 		case kindShared:
-			if m.Object < 0 || m.Object >= len(j.Shared) || m.Offset > j.Shared[m.Object].Size || m.End-m.Start > j.Shared[m.Object].Size-m.Offset {
+			if m.Object < 0 || m.Object >= len(j.Shared) || j.Shared[m.Object].Contents != nil || m.Offset > j.Shared[m.Object].Size || m.End-m.Start > j.Shared[m.Object].Size-m.Offset {
 				return bad("shared memory")
 			}
 		case kindFile, kindSharedFile:

@@ -526,6 +526,8 @@ static void tree(void) {
 	CHECK(shared[8] == 8 && lseek(f, 0, SEEK_CUR) == 3);
 }
 
+#include "nameless.c"
+
 int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "again")) return 0;
 	prepare();
@@ -533,6 +535,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "memory")) memory();
 	else if (!strcmp(argv[1], "identity")) identity(argc, argv);
 	else if (!strcmp(argv[1], "files")) files();
+	else if (!strcmp(argv[1], "nameless")) nameless();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();

@@ -1,0 +1,77 @@
+package checkpoint
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/kernfs"
+	"github.com/cgfreezer/freezer/internal/proc"
+)
+
+// What the job has in common with processes outside of it an image cannot carry:
+// the restored job would have a copy of its own.
+
+// outsiders finds which of the job's pipes, shared memory and nameless files a
+// process outside of the job has open or mapped, and one that does.
+func (s *survey) outsiders() map[inode]int {
+	links := map[string]bool{} // as descriptors show them
+	areas := map[string]inode{}
+	for _, link := range s.files.pipes {
+		links[link] = true
+	}
+	for id, i := range s.shared {
+		if link, err := os.Readlink(s.origins[i].path); err == nil {
+			links[link] = true
+		}
+		areas[areaKey(id.dev, strconv.FormatUint(id.ino, 10))] = id
+	}
+	found := map[inode]int{}
+	if len(links) == 0 {
+		return found
+	}
+	member := map[int]bool{}
+	for _, p := range s.job.Processes {
+		member[p.PID] = true
+	}
+	for _, pid := range proc.All() {
+		if member[pid] {
+			continue
+		}
+		for _, fd := range fdsOf(pid) {
+			path := proc.Path(pid, "fd/"+strconv.Itoa(fd))
+			if link, err := os.Readlink(path); err != nil || !links[link] {
+				continue
+			}
+			if id, err := inodeOf(path); err == nil {
+				found[id] = pid
+			}
+		}
+		if len(areas) == 0 {
+			continue
+		}
+		text, _ := kernfs.ReadFile(proc.Path(pid, "maps"))
+		mapped, _ := parseAreas(text)
+		for _, a := range mapped {
+			if id, ok := areas[areaKey(a.device, a.inode)]; ok {
+				found[id] = pid
+			}
+		}
+	}
+	return found
+}
+
+func areaKey(dev uint64, ino string) string {
+	return fmt.Sprintf("%d:%d %s", unix.Major(dev), unix.Minor(dev), ino)
+}
+
+// sharedOutside names the shared memory and files that outsiders have.
+func (s *survey) sharedOutside(outside map[inode]int) {
+	for id, i := range s.shared {
+		if by, ok := outside[id]; ok {
+			s.hinder(s.origins[i].pid, s.origins[i].where, "process %d, which is not in the group, has it, too", by)
+		}
+	}
+}
