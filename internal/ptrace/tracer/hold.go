@@ -198,7 +198,7 @@ func (t *tracer) seal(p *process) {
 func (t *tracer) complete(p *process) bool {
 	first := t.tasks[p.pid]
 	held := []*task{first}
-	if first == nil || threads(p.pid) != len(p.tasks) {
+	if first == nil || threads(p) != len(p.tasks) {
 		held = slices.Clone(p.tasks)
 		t.seizeThreads(p)
 		if len(p.tasks) != len(held) || t.refuses(p) {
@@ -216,9 +216,13 @@ func (t *tracer) complete(p *process) bool {
 
 // threads counts the threads of a process, as proc(5) has it by the links of
 // their directory; 0 when it is gone.
-func threads(pid int) int {
+func threads(p *process) int {
 	var st unix.Stat_t
-	if unix.Stat(proc.Path(pid, "task"), &st) != nil {
+	if p.known.enter(p.pid) {
+		if unix.Fstat(p.known.room, &st) != nil {
+			return 0
+		}
+	} else if unix.Stat(proc.Path(p.pid, "task"), &st) != nil {
 		return 0
 	}
 	return int(st.Nlink) - 2

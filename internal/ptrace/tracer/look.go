@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ type acquaintance struct {
 	is    int    // what the last look knew of it
 	start uint64 // of one that was held
 	alone uint64 // it had one thread when so many tasks had been born; 0 when it had more
+	room  int    // a descriptor of its directory of threads; 0 when there never was one
 }
 
 // look goes through the processes and takes those that belong to a freezing
@@ -50,25 +52,64 @@ func (t *tracer) meet() []*acquaintance {
 	t.known, t.listed = make([]*acquaintance, 0, len(entries)), t.born
 	for _, e := range slices.Backward(entries) {
 		for len(old) > 0 && old[0].pid > e.ID {
+			old[0].end()
 			old = old[1:]
 		}
 		k := &acquaintance{pid: e.ID, inode: e.Inode}
 		switch {
 		case len(old) > 0 && old[0].pid == e.ID && old[0].inode == e.Inode:
-			k = old[0]
+			k, old = old[0], old[1:]
 		case kernel[e.ID]:
 			k.is = stranger
 		}
 		t.known = append(t.known, k)
 	}
+	for _, k := range old {
+		k.end()
+	}
 	return t.known
+}
+
+// enter opens the directory of the process's threads, for good: to look there is
+// five times faster then. It is false when it must be done by name.
+func (k *acquaintance) enter(pid int) bool {
+	if k == nil || k.inode == 0 {
+		return false
+	}
+	if k.room == 0 {
+		k.room = -1
+		fd, err := unix.Open(proc.Path(pid, "task"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		switch {
+		case err != nil:
+		case fd < mostRooms():
+			k.room = fd
+		default:
+			unix.Close(fd)
+		}
+	}
+	return k.room > 0
+}
+
+// mostRooms leaves enough descriptors for clients.
+var mostRooms = sync.OnceValue(func() int {
+	var limit unix.Rlimit
+	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+	return int(min(limit.Cur/2, 10_000))
+})
+
+// end is for a process that is not listed any more.
+func (k *acquaintance) end() {
+	if k.room > 0 {
+		unix.Close(k.room)
+	}
+	*k = acquaintance{}
 }
 
 // forget has the next look read a process anew.
 func (t *tracer) forget(pid int) {
 	for _, k := range t.known {
 		if k.pid == pid {
-			*k = acquaintance{pid: pid, inode: k.inode}
+			*k = acquaintance{pid: pid, inode: k.inode, room: k.room}
 		}
 	}
 }

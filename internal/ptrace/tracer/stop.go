@@ -15,14 +15,14 @@ import (
 
 // How tasks come to a stop, and what else may become of them before.
 
-// parkTime is how long a task takes to stop before it is worth to find out why;
-// when it is still busy then, as many are on a busy machine, twice as long.
+// parkTime is how long a task takes to stop before it is worth to find out why not;
+// when it is still busy then, twice as long.
 const parkTime = 500 * time.Microsecond
 
 // collect finds out which of the pending tasks have stopped, and which have ended.
 // It is false when none has.
 func (t *tracer) collect() (some bool) {
-	waiting, now := t.pending, time.Now()
+	waiting := t.pending
 	t.pending = nil
 	var still []*task
 	for _, k := range waiting {
@@ -39,19 +39,30 @@ func (t *tracer) collect() (some bool) {
 			t.stopped(k, s)
 		default:
 			still = append(still, k)
-			if k.late.IsZero() {
-				k.late, k.excused = now, parkTime
-			} else if k.parked || now.Sub(k.late) > k.excused {
-				k.parked = parked(k.tid)
-				k.excused *= 2
-				if k == k.of.tasks[0] { // once for each process
-					t.findLost(k.of)
-				}
+		}
+	}
+	some = len(still) < len(waiting)
+	if !some { // else they may only wait for their turn, on a busy machine
+		t.askWhy(still)
+	}
+	t.pending = append(still, t.pending...)
+	return some
+}
+
+// askWhy finds out why tasks have not stopped for long.
+func (t *tracer) askWhy(tasks []*task) {
+	now := time.Now()
+	for _, k := range tasks {
+		if k.late.IsZero() {
+			k.late, k.excused = now, parkTime
+		} else if k.parked || now.Sub(k.late) > k.excused {
+			k.parked = parked(k.tid)
+			k.excused *= 2
+			if t.tasks[k.tid] == k && k == k.of.tasks[0] { // once for each process
+				t.findLost(k.of)
 			}
 		}
 	}
-	t.pending = append(still, t.pending...)
-	return len(still) < len(waiting)
 }
 
 // findLost finds tracees among a process's threads of which nothing was told,
