@@ -99,7 +99,7 @@ func (s *survey) again() (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.before = s.now
+	next.before, next.frozen = s.now, s.frozen
 	return next, nil
 }
 

@@ -156,6 +156,23 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 	} else if r.group, err = f.CreateAll(name); err != nil {
 		return err
 	}
+	populate := func() error { return r.populate(in, f) }
+	if states, err := r.group.States(); err != nil {
+		return err
+	} else if !r.made && states.Effective != freezer.Thawed {
+		// Of a frozen group nothing can be built; what was built is frozen at last.
+		err = r.group.Lifted(populate)
+		if err != nil {
+			return err
+		}
+	} else if err := populate(); err != nil {
+		return err
+	}
+	return r.letGo(ctx)
+}
+
+// populate builds the job in its group.
+func (r *restorer) populate(in *reader, f *freezer.Freezer) error {
 	if err := r.startNursery(); err != nil {
 		return err
 	}
@@ -181,10 +198,7 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 			return err
 		}
 	}
-	if err := r.finishContents(); err != nil {
-		return err
-	}
-	return r.letGo(ctx)
+	return r.finishContents()
 }
 
 // letGo lets the job run.

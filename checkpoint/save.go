@@ -17,7 +17,7 @@ type Leave string
 
 // What can become of a group.
 const (
-	Running Leave = "running" // it goes on, as if nothing had been
+	Running Leave = "running" // it goes on, as if nothing had been; a frozen group stays frozen
 	Frozen  Leave = "frozen"  // it is frozen, under the default hold
 	Killed  Leave = "killed"
 )
@@ -70,9 +70,11 @@ func (s Stats) Settled(ctx context.Context) error {
 // afterwards, or are frozen or killed. When it fails, or when this program is killed
 // at whatever moment, they go on as if nothing had been.
 //
-// A RefusedError lists what the image would not carry. A group that is frozen is
-// refused, too: its processes have to be asked what only they can tell, and only
-// tasks that could run can be asked.
+// A group that is frozen stays so, as do those below it. Its processes have to be
+// asked what only they can tell, for which it is thawed for some milliseconds, but
+// they run none of their own code then (see freezer.Group.Lifted).
+//
+// A RefusedError lists what the image would not carry.
 func Save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions) (Stats, error) {
 	return save(ctx, g, w, o, func() error { return nil })
 }
@@ -87,14 +89,12 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	if err := supported(); err != nil {
 		return stats, err
 	}
-	if states, err := g.States(); err != nil {
-		return stats, err
-	} else if states.Effective != freezer.Thawed {
-		return stats, fmt.Errorf("%s is frozen: thaw it first (it is stopped only while it is read; --leave frozen freezes it then)", g.Name())
-	}
 	before, err := preflight(g)
 	if err == nil {
 		err = before.refused()
+	}
+	if err == nil {
+		before.frozen, err = anyFrozen(g)
 	}
 	if err != nil {
 		return stats, err
@@ -154,6 +154,21 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 	return s, err
 }
 
+// anyFrozen says whether a group, or one below it, is frozen by itself.
+func anyFrozen(g *freezer.Group) (frozen bool, err error) {
+	all, err := g.Walk()
+	for _, sub := range all {
+		states, e := sub.States()
+		sub.Close()
+		if errors.Is(e, freezer.ErrNotExist) {
+			continue
+		}
+		err = errors.Join(err, e)
+		frozen = frozen || states.Self == freezer.Freezing || states.Parent == freezer.Freezing
+	}
+	return frozen, err
+}
+
 // after does what comes next if nothing has failed.
 func after(err error, next func() error) error {
 	if err != nil {
@@ -178,7 +193,7 @@ func (s *survey) snapshot(o SaveOptions) (how Snapshot, reason string) {
 	switch {
 	case o.Snapshot != "" && o.Snapshot != CopyOnWrite && o.Snapshot != WhileStopped:
 		return "", ""
-	case o.Snapshot == WhileStopped || !o.running():
+	case o.Snapshot == WhileStopped || !o.running() || s.frozen:
 		return WhileStopped, ""
 	}
 	if reason := s.shortage(); reason != "" {

@@ -31,17 +31,11 @@ type snapshot struct {
 // what copies of its processes can tell.
 func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err error) {
 	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		s = &snapshot{held: &stopped{minder: invisible.NewMinder()}}
+		s = &snapshot{held: newStopped(nil)}
 		if s.survey, err = before.again(); err == nil {
-			err = s.stop(ctx)
+			err = s.stop(ctx, copying)
 		}
-		if err == nil {
-			err = s.look()
-		}
-		if err == nil {
-			err = s.askAll(copying)
-		}
-		again := errors.Is(err, errReturning) || errors.Is(err, errVfork) || errors.Is(err, errUnknownCall)
+		again := errors.Is(err, errReturning) || errors.Is(err, errVfork) || errors.Is(err, errUnknownCall) && !s.frozen
 		if err == nil || !again || time.Since(begun) > stopTime {
 			return s, err
 		}
@@ -50,14 +44,35 @@ func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err e
 	}
 }
 
-func (s *snapshot) stop(ctx context.Context) error {
+// stop stops the tasks, and finds out what they are and know. Of a frozen group they
+// are frozen all the time, but for what they are made to do.
+func (s *snapshot) stop(ctx context.Context, copying bool) error {
 	tids, err := tasks(s.group)
 	if err != nil {
 		return err
 	}
+	if s.frozen {
+		s.held = newStopped(invisible.New())
+		if err := s.held.seizeAll(s.group); err != nil {
+			return err
+		}
+		return s.group.Lifted(func() error { return s.gather(ctx, copying) })
+	}
 	s.waits = invisible.Waits(tids)
-	s.held, err = stop(ctx, s.group, invisible.Prepare(tids))
+	s.held = newStopped(invisible.Prepare(tids))
+	return s.gather(ctx, copying)
+}
+
+// gather does the part for which the tasks must not be frozen.
+func (s *snapshot) gather(ctx context.Context, copying bool) error {
+	err := s.held.stop(ctx, s.group)
 	s.held.minder.Settle()
+	if err == nil {
+		err = s.look()
+	}
+	if err == nil {
+		err = s.askAll(copying)
+	}
 	return err
 }
 
@@ -304,8 +319,8 @@ func (s *survey) returning(p *Process) bool {
 }
 
 // errUnknownCall is of a task in a system call that the kernel has started again
-// since the tasks were looked at, so that nobody knows which it is.
-var errUnknownCall = errors.New("a task has begun a system call again in the last moment")
+// since the tasks were looked at, or before they were frozen.
+var errUnknownCall = errors.New("it is in a system call that was interrupted before, and nobody knows which")
 
 // registers reads what ptrace shows of a stopped thread.
 func (s *snapshot) registers(p *Process, t *Thread) error {
@@ -324,16 +339,19 @@ func (s *snapshot) registers(p *Process, t *Thread) error {
 	if err != nil {
 		return err
 	}
+	wait, ok := s.waits[t.TID]
+	if !ok {
+		wait, ok = invisible.Interrupted(t.TID, regs)
+	}
 	if regs.Syscall() == unix.SYS_RESTART_SYSCALL && restarts(regs) {
 		// Whoever returns from a signal handler, as a guest that loses its tracer does,
 		// and whoever is restored, has lost what that would start.
-		wait, ok := s.waits[t.TID]
 		if !ok {
 			return errUnknownCall
 		}
 		setCall(regs, wait.Call)
 	}
-	if wait, ok := s.waits[t.TID]; ok && wait.Timed && restarts(regs) && wait.Call == regs.Syscall() {
+	if ok && wait.Timed && restarts(regs) && wait.Call == regs.Syscall() {
 		left := wait.Left()
 		t.Left = &left
 	}

@@ -25,6 +25,7 @@ import (
 // All is done by one thread, as ptrace wants it.
 type stopped struct {
 	tids   []int
+	seized []int // of them, those not yet seen in their stop
 	when   time.Time
 	calls  *invisible.Session // from before the stop
 	minder *invisible.Minder  // of calls whose timeouts would begin anew
@@ -40,30 +41,45 @@ const vforkTime = 20 * time.Millisecond
 // stopped, has started a program. Another try, a moment later, helps.
 var errVfork = errors.New("a task waits, uninterruptibly, for its child to start a program, or for a device")
 
+func newStopped(calls *invisible.Session) *stopped {
+	return &stopped{when: time.Now(), calls: calls, minder: invisible.NewMinder()}
+}
+
 // stop stops all tasks of the group and of those below it. It looks for tasks
 // until there is none that runs: then nobody is left who could start one.
-func stop(ctx context.Context, g *freezer.Group, calls *invisible.Session) (*stopped, error) {
-	s := &stopped{when: time.Now(), calls: calls, minder: invisible.NewMinder()}
+func (s *stopped) stop(ctx context.Context, g *freezer.Group) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTime)
 	defer cancel()
 	for {
-		found, err := tasks(g)
-		if err != nil {
-			return s, err
-		}
-		fresh := found[:0]
-		for _, tid := range found {
-			if !slices.Contains(s.tids, tid) {
-				fresh = append(fresh, tid)
+		for len(s.seized) > 0 {
+			tid := s.seized[0]
+			s.seized = s.seized[1:]
+			if err := s.await(ctx, tid); err != nil {
+				return err
 			}
 		}
-		if len(fresh) == 0 {
-			return s, nil
-		}
-		if err := s.take(ctx, fresh); err != nil {
-			return s, err
+		if err := s.seizeAll(g); err != nil || len(s.seized) == 0 {
+			return err
 		}
 	}
+}
+
+// seizeAll has all tasks stop that have not yet, and does not wait for it. Those
+// that are frozen stop when they are thawed, before they run.
+func (s *stopped) seizeAll(g *freezer.Group) error {
+	found, err := tasks(g)
+	if err != nil {
+		return err
+	}
+	for _, tid := range found {
+		if slices.Contains(s.tids, tid) {
+			continue
+		}
+		if err := s.seize(tid); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tasks lists the tasks of a group and of those below it that have not ended.
@@ -89,32 +105,21 @@ func tasks(g *freezer.Group) (tids []int, err error) {
 	return tids, nil
 }
 
-// take seizes tasks and waits until they have stopped. Those that end meanwhile
-// are left out.
-func (s *stopped) take(ctx context.Context, tids []int) error {
-	for _, tid := range tids {
-		switch err := ptrace.Seize(tid, unix.PTRACE_O_TRACESYSGOOD); err {
-		case nil:
-			s.tids = append(s.tids, tid)
-			_ = ptrace.Interrupt(tid)
-		case unix.ESRCH:
-		default:
-			if st, e := proc.ReadStat(tid); e != nil || st.State == 'Z' || st.State == 'X' {
-				continue
-			}
-			if by := proc.Status(tid, "TracerPid"); by != "0" {
-				return fmt.Errorf("task %d cannot be stopped: it is traced by process %s", tid, by)
-			}
-			return fmt.Errorf("task %d cannot be stopped: %w", tid, err)
+// seize has a task stop. One that ends meanwhile is left out.
+func (s *stopped) seize(tid int) error {
+	switch err := ptrace.Seize(tid, stopOptions); err {
+	case nil:
+		s.tids, s.seized = append(s.tids, tid), append(s.seized, tid)
+		_ = ptrace.Interrupt(tid)
+	case unix.ESRCH:
+	default:
+		if st, e := proc.ReadStat(tid); e != nil || st.State == 'Z' || st.State == 'X' {
+			return nil
 		}
-	}
-	for _, tid := range tids {
-		if !slices.Contains(s.tids, tid) {
-			continue
+		if by := proc.Status(tid, "TracerPid"); by != "0" {
+			return fmt.Errorf("task %d cannot be stopped: it is traced by process %s", tid, by)
 		}
-		if err := s.await(ctx, tid); err != nil {
-			return err
-		}
+		return fmt.Errorf("task %d cannot be stopped: %w", tid, err)
 	}
 	return nil
 }
@@ -206,5 +211,5 @@ func (s *stopped) release() {
 			return err != nil || status.Ended() || status.Stopped() && ptrace.Detach(tid, status.Signal()) == nil
 		})
 	}
-	s.tids = nil
+	s.tids, s.seized = nil, nil
 }

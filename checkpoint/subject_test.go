@@ -92,8 +92,13 @@ func needRoot(t *testing.T) {
 // start starts a subject and waits until its state is made.
 func start(t *testing.T, cmd *exec.Cmd) *subject {
 	t.Helper()
+	return startIn(t, freezer.Cgroup2, cmd)
+}
+
+func startIn(t *testing.T, backend string, cmd *exec.Cmd) *subject {
+	t.Helper()
 	needRoot(t)
-	s := &subject{f: freezertest.Tree(t, freezer.Cgroup2), cmd: cmd, dir: t.TempDir()}
+	s := &subject{f: freezertest.Tree(t, backend), cmd: cmd, dir: t.TempDir()}
 	s.output = filepath.Join(s.dir, "output")
 	out, err := os.OpenFile(s.output, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 // itself can be asked is in ask.go.
 type survey struct {
 	group     *freezer.Group
+	frozen    bool // it, or a group below it, is and stays so
 	job       *Job
 	obstacles []Obstacle
 	command   map[int]string

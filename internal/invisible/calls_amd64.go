@@ -1,10 +1,13 @@
 package invisible
 
 import (
+	"encoding/binary"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cgfreezer/freezer/internal/ptrace"
 )
 
 // kinds are the calls that fail with EINTR when a task is frozen in them, or
@@ -49,6 +52,42 @@ var sleeps = map[int]kind{
 	unix.SYS_CLOCK_NANOSLEEP: {limit: relative(leftOf(2, 3)), timedOut: returns(0)},
 	unix.SYS_POLL:            {limit: millis(2), timedOut: returns(0)},
 	unix.SYS_FUTEX:           {limit: futexLimit, timedOut: returns(-int(unix.ETIMEDOUT))},
+}
+
+// restOf are the arguments to which the kernel writes what is left of a sleep
+// when it is interrupted.
+var restOf = map[int]int{unix.SYS_NANOSLEEP: 1, unix.SYS_CLOCK_NANOSLEEP: 3}
+
+// guessCall finds which of sleeps a stopped task is in that has been started again
+// before: by the instruction before the call, if that sets its number, or else by its
+// arguments: of those that they fit, the one for which they would be a coincidence. 0
+// when they fit none.
+func guessCall(tid int, r *ptrace.Regs) int {
+	var code [7]byte // mov $number, %eax; syscall
+	if ptrace.Peek(tid, r.PC()-uintptr(len(code)), code[:]) == nil && code[0] == 0xb8 {
+		nr := int(binary.LittleEndian.Uint32(code[1:5]))
+		if _, ok := sleeps[nr]; ok {
+			return nr
+		}
+	}
+	isTime := func(address uintptr) bool {
+		_, n := readTime(tid, address, time.Nanosecond)
+		return n == inTime
+	}
+	readable := func(address uintptr) bool { return peek(tid, address, make([]byte, 1)) == nil }
+	a := [4]uintptr{r.Arg(0), r.Arg(1), r.Arg(2), r.Arg(3)}
+	const lowest = 1 << 16 // address that a program can have
+	switch {
+	case readable(a[0]) && a[1]&^futexFlags == futexWait && isTime(a[3]) && !futexChanged(tid, a[0], uint32(a[2])):
+		return unix.SYS_FUTEX
+	case (a[0] < lowest || a[0]>>31 == 1<<33-1) && a[1] == 0 && isTime(a[2]):
+		return unix.SYS_CLOCK_NANOSLEEP
+	case isTime(a[0]) && (a[1] == 0 || readable(a[1])):
+		return unix.SYS_NANOSLEEP
+	case a[1] < lowest && (a[1] == 0 || readable(a[0])) && int32(a[2]) > 0 && a[2]>>32 == 0:
+		return unix.SYS_POLL
+	}
+	return 0
 }
 
 const restartCall = unix.SYS_RESTART_SYSCALL

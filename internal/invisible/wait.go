@@ -57,6 +57,29 @@ func Waits(tids []int) map[int]Wait {
 	return waits
 }
 
+// Interrupted is Waits for one stopped tracee whose call is to be started again by
+// the kernel, and of which no more is known than what can be seen now: which call it
+// is, and what was left of it if the program wants to know that.
+func Interrupted(tid int, regs *ptrace.Regs) (w Wait, ok bool) {
+	c := callOf(regs)
+	if !interrupted(regs.Result()) {
+		return w, false
+	}
+	restarted := c.nr == restartCall
+	if restarted {
+		if c.nr = guessCall(tid, regs); c.nr == 0 {
+			return w, false
+		}
+	}
+	w.Call = c.nr
+	if rest, ok := restOf[c.nr]; ok && c.args[rest] != 0 {
+		if left, need := readTime(tid, c.args[rest], time.Nanosecond); need == inTime {
+			w.Timed, w.Until = true, now()+left
+		}
+	}
+	return w, restarted || w.Timed
+}
+
 // Left is what is left of the timeout now, at least 0.
 func (w Wait) Left() time.Duration { return max(0, w.Until-now()) }
 
