@@ -117,15 +117,19 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFDIR:
+		name := nameOf(path, link)
+		if name != "" {
+			link = name
+		}
 		f.Kind, f.Path = fileRegular, link
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			f.Kind = fileDirectory
 		}
 		switch {
-		case !sameFile(path, link) && strings.HasSuffix(link, deletedSuffix):
-			f.Kind, f.Path = fileContents, strings.TrimSuffix(link, deletedSuffix)
+		case name == "" && strings.HasSuffix(link, deletedSuffix):
+			f.Kind, f.Path = fileOfImage, strings.TrimSuffix(link, deletedSuffix)
 			f.Shared = s.contents(p.PID, where, path)
-		case !sameFile(path, link):
+		case name == "":
 			hinder("its file was replaced: %s", link)
 		case isKernelFile(link):
 			f.Kind = fileControl
@@ -287,6 +291,7 @@ func (t *fileTable) finish(s *survey) {
 		}
 	}
 	s.sharedOutside(outside)
+	s.keepMemory(outside)
 	s.outside()
 }
 

@@ -81,7 +81,7 @@ func (r *restorer) fill(in *reader) error {
 			var err error
 			if v != nil {
 				err = v.write(address, b)
-			} else if r.contents[o.index] >= 0 {
+			} else if r.contents[o.index].fill >= 0 {
 				err = r.fillContents(o.index, address, b)
 			} else {
 				err = writeMemory(r.nursery.pid, -1, r.sharedAt[o.index]+address, b)

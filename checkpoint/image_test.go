@@ -107,13 +107,24 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		"signal 99":            func(j *Job) { j.Processes[0].Handlers = []Handler{{99, make([]byte, 32)}} },
 		"half a signal":        func(j *Job) { j.Processes[0].Pending = [][]byte{make([]byte, 5)} },
 		"a small XSAVE area":   func(j *Job) { j.Processes[0].Threads[0].State = nil },
-		"no contents":          func(j *Job) { j.Files = []File{{Kind: fileContents, Shared: 0}} },
+		"no contents":          func(j *Job) { j.Files = []File{{Kind: fileOfImage, Shared: 0}} },
 		"contents of nowhere":  func(j *Job) { j.Mapped[0].Contents = new(int) },
-		"contents mapped":      func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: 1 << 20}; mapShared(j) },
-		"contents too short":   func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: 1} },
-		"negative contents":    func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: -1} },
-		"relative contents":    func(j *Job) { j.Shared[0].Contents = &Contents{Path: "a", Length: 1 << 20} },
-		"endless shared":       func(j *Job) { j.Shared[0].Size = 1 << 63 },
+		"contents mapped": func(j *Job) {
+			j.Shared[0].Contents = &Contents{Kind: contentsMemfd, Path: "/a", Length: 1 << 20}
+			mapShared(j)
+		},
+		"contents too short": func(j *Job) { j.Shared[0].Contents = &Contents{Kind: contentsDeleted, Path: "/a", Length: 1} },
+		"negative contents":  func(j *Job) { j.Shared[0].Contents = &Contents{Kind: contentsDeleted, Path: "/a", Length: -1} },
+		"relative contents":  func(j *Job) { j.Shared[0].Contents = &Contents{Kind: contentsDeleted, Path: "a", Length: 1 << 20} },
+		"unknown contents":   func(j *Job) { j.Shared[0].Contents = &Contents{Path: "/a", Length: 1 << 20} },
+		"a file of memory": func(j *Job) {
+			j.Shared[0].Contents = &Contents{Kind: contentsSystemV, Path: "/a", Length: 1 << 20}
+			j.Files = []File{{Kind: fileOfImage}}
+		},
+		"memory -1": func(j *Job) {
+			j.Shared[0].Contents = &Contents{Kind: contentsSystemV, Path: "/a", Length: 1 << 20, ID: -1}
+		},
+		"endless shared": func(j *Job) { j.Shared[0].Size = 1 << 63 },
 	} {
 		job := small()
 		spoil(job)

@@ -152,7 +152,7 @@ const (
 	fileTimer     = "timerfd"
 	fileSignal    = "signalfd"
 	filePoll      = "epoll"
-	fileContents  = "contents"
+	fileOfImage   = "file in the image"
 	fileOutside   = "outside" // a terminal, pipe or socket of others, as a standard stream
 )
 
@@ -169,6 +169,9 @@ type Shared struct {
 	Size     uint64    `json:"size"`
 	Contents *Contents `json:"contents,omitempty"` // nil: it has no file
 }
+
+// inMemory says whether mappings are of it as such, and not of its file.
+func (s *Shared) inMemory() bool { return s.Contents == nil || s.Contents.Kind == contentsSystemV }
 
 // A Mapped file is an executable, a library or data that is mapped.
 type Mapped struct {

@@ -202,8 +202,9 @@ func (s *survey) classify(p *Process, a area, m *Mapping) {
 	case a.shared && (a.name == "/dev/zero (deleted)" || strings.HasPrefix(a.name, "[anon_shmem:")):
 		m.Kind = kindShared
 		s.sharedMemory(p, a, m)
-	case strings.HasPrefix(a.name, "/SYSV"):
-		hinder("it is System V shared memory")
+	case strings.HasPrefix(a.name, systemVPrefix) && strings.HasSuffix(a.name, deletedSuffix):
+		m.Kind = kindShared
+		s.systemV(p, a, m)
 	case a.name == "/[aio] (deleted)":
 		hinder("it is a ring of asynchronous I/O (io_setup)")
 	case strings.HasPrefix(a.name, "anon_inode:"):
@@ -215,10 +216,9 @@ func (s *survey) classify(p *Process, a area, m *Mapping) {
 		if a.shared {
 			m.Kind = kindSharedFile
 		}
-		if !a.is(unescape(a.name)) && strings.HasSuffix(a.name, deletedSuffix) {
-			m.Object = s.mappedContents(p, a)
-		} else {
-			m.Object = s.mappedFile(p, a)
+		m.Object = s.mappedFile(p, a)
+		if a.shared {
+			s.maybeMemory(p, a, m.Object)
 		}
 	}
 }
@@ -234,9 +234,14 @@ func (s *survey) sharedMemory(p *Process, a area, m *Mapping) {
 	id := inode{st.Dev, st.Ino}
 	i, ok := s.shared[id]
 	if !ok {
-		i = s.share(id, origin{p.PID, a.where(), path}, Shared{Size: (uint64(st.Size) + pageSize - 1) / pageSize * pageSize})
+		i = s.shareMemory(id, origin{p.PID, a.where(), path}, Shared{Size: wholePages(st.Size)})
 	}
-	if m.Object = i; a.end-a.start > s.job.Shared[i].Size || a.offset > s.job.Shared[i].Size-(a.end-a.start) {
+	m.Object = i
+	s.withinShared(p, a, i)
+}
+
+func (s *survey) withinShared(p *Process, a area, i int) {
+	if a.end-a.start > s.job.Shared[i].Size || a.offset > s.job.Shared[i].Size-(a.end-a.start) {
 		s.hinder(p.PID, a.where(), "the mapping is longer than the shared memory")
 	}
 }
@@ -245,16 +250,22 @@ func (s *survey) sharedMemory(p *Process, a area, m *Mapping) {
 // leads to it.
 func (s *survey) mappedFile(p *Process, a area) int {
 	path := unescape(a.name)
-	i, ok := s.mapped[path]
-	if ok {
+	if i, seen := s.mapped[path]; seen {
 		return i
 	}
 	id := mappedID{path, a.device, a.inode}
-	m, ok := s.before.mapped[id]
-	if !ok {
-		if !a.is(path) && !sameFile(a.mapFile(p.PID), path) {
-			s.hinder(p.PID, a.where(), "its file was replaced: %s", path)
-			return 0
+	m, known := s.before.mapped[id]
+	if !known {
+		if !a.is(path) {
+			name := nameOf(a.mapFile(p.PID), path)
+			if name == "" && strings.HasSuffix(path, deletedSuffix) {
+				return s.mappedContents(p, a)
+			}
+			if name == "" {
+				s.hinder(p.PID, a.where(), "its file was replaced: %s", path)
+				return 0
+			}
+			path = name
 		}
 		var err error
 		if m, err = mappedAt(path); err != nil {
@@ -263,9 +274,12 @@ func (s *survey) mappedFile(p *Process, a area) int {
 		}
 	}
 	s.now.mapped[id] = m
-	i = len(s.job.Mapped)
-	s.mapped[path] = i
-	s.job.Mapped = append(s.job.Mapped, m)
+	i, seen := s.mapped[m.Path]
+	if !seen {
+		i = len(s.job.Mapped)
+		s.mapped[m.Path] = i
+		s.job.Mapped = append(s.job.Mapped, m)
+	}
 	return i
 }
 

@@ -34,7 +34,7 @@ func (r *restorer) findGap() error {
 	need := uint64(shopSize + moveSize)
 	for _, s := range r.job.Shared {
 		r.sharedAt = append(r.sharedAt, need)
-		if s.Contents == nil {
+		if s.inMemory() {
 			need += s.Size
 		}
 	}
@@ -150,6 +150,11 @@ func (r *restorer) findKernelMappings() error {
 func (r *restorer) makeShared() error {
 	for i, s := range r.job.Shared {
 		if s.Contents != nil {
+			if s.inMemory() {
+				if err := r.makeSystemV(i); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		at := uintptr(r.sharedAt[i])

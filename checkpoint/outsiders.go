@@ -1,11 +1,9 @@
 package checkpoint
 
 import (
-	"fmt"
 	"os"
 	"strconv"
-
-	"golang.org/x/sys/unix"
+	"strings"
 
 	"github.com/cgfreezer/freezer/internal/kernfs"
 	"github.com/cgfreezer/freezer/internal/proc"
@@ -14,11 +12,12 @@ import (
 // What the job has in common with processes outside of it an image cannot carry:
 // the restored job would have a copy of its own.
 
-// outsiders finds which of the job's pipes, shared memory and nameless files a
-// process outside of the job has open or mapped, and one that does.
+// outsiders finds which of the job's pipes, shared memory and nameless files, and files
+// in memory, a process outside of the job has open
+// or mapped, and one that does.
 func (s *survey) outsiders() map[inode]int {
 	links := map[string]bool{} // as descriptors show them
-	areas := map[string]inode{}
+	areas := map[inode]bool{}
 	for _, link := range s.files.pipes {
 		links[link] = true
 	}
@@ -26,7 +25,11 @@ func (s *survey) outsiders() map[inode]int {
 		if link, err := os.Readlink(s.origins[i].path); err == nil {
 			links[link] = true
 		}
-		areas[areaKey(id.dev, strconv.FormatUint(id.ino, 10))] = id
+		areas[id] = true
+	}
+	for id, i := range s.inMemory {
+		links[s.job.Mapped[i].Path] = true
+		areas[id] = true
 	}
 	found := map[inode]int{}
 	if len(links) == 0 {
@@ -55,7 +58,7 @@ func (s *survey) outsiders() map[inode]int {
 		text, _ := kernfs.ReadFile(proc.Path(pid, "maps"))
 		mapped, _ := parseAreas(text)
 		for _, a := range mapped {
-			if id, ok := areas[areaKey(a.device, a.inode)]; ok {
+			if id := a.id(); areas[id] {
 				found[id] = pid
 			}
 		}
@@ -63,8 +66,13 @@ func (s *survey) outsiders() map[inode]int {
 	return found
 }
 
-func areaKey(dev uint64, ino string) string {
-	return fmt.Sprintf("%d:%d %s", unix.Major(dev), unix.Minor(dev), ino)
+// id names what is mapped, as survey.shared has it.
+func (a area) id() inode {
+	ino, _ := strconv.ParseUint(a.inode, 10, 64)
+	if strings.HasPrefix(a.name, systemVPrefix) {
+		return systemVInode(a.device, ino)
+	}
+	return inode{a.device, ino}
 }
 
 // sharedOutside names the shared memory and files that outsiders have.

@@ -80,7 +80,7 @@ func (f *File) name() string {
 
 // closeFiles gives back what the job has now.
 func (r *restorer) closeFiles() {
-	for _, f := range append(r.files, r.contents...) {
+	for _, f := range r.files {
 		unix.Close(f)
 	}
 }
@@ -112,7 +112,7 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 			return -1, errors.New("it is another device now")
 		}
 		return opened, nil
-	case fileContents:
+	case fileOfImage:
 		return r.reopenContents(f.Shared, f.Flags, f.Offset)
 	case filePipe:
 		return reopenPipe(f, pipes)

@@ -77,6 +77,7 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 		if err != nil {
 			r.kill()
 		}
+		r.dropContents(err == nil)
 		built <- err
 		r.minder.Mind(nil, func(tid int, s ptrace.Status) { done.ended.Store(tid, s) })
 	}()
@@ -93,8 +94,8 @@ type restorer struct {
 	options RestoreOptions
 	group   *freezer.Group
 
-	contents []int // files whose contents are in the image, in the order of Job.Shared; -1 for others
-	files    []int // to hand to the first process, which has them from base on
+	contents []standIn // in the order of Job.Shared
+	files    []int     // to hand to the first process, which has them from base on
 	base     int
 	mappedAt int // where Mapped begin among them, after Files
 	placesAt int // where working directories begin
@@ -263,6 +264,9 @@ func (r *restorer) kill() {
 	r.end(r.nursery)
 	for _, t := range r.threads { // their ends are told to their tracer, too
 		_, _ = soon(t.tid)
+	}
+	for pid := range r.byPID { // those below, when orphans come to the caller (PR_SET_CHILD_SUBREAPER)
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	}
 	if r.made && r.group != nil {
 		_ = r.group.Remove()

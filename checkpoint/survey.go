@@ -30,7 +30,8 @@ type survey struct {
 	files     fileTable
 	mapped    map[string]int // by path
 	shared    map[inode]int
-	origins   []origin // of Job.Shared
+	origins   []origin      // of Job.Shared
+	inMemory  map[inode]int // mapped files that are in memory and may be written, as places in Job.Mapped
 	parents   map[int]int
 	own       map[string]string // namespaces
 	vvar      []Mapping         // of this program
@@ -66,9 +67,11 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		command: map[int]string{},
 		mapped:  map[string]int{},
 		shared:  map[inode]int{},
-		parents: map[int]int{},
-		own:     namespaces(os.Getpid()),
-		now:     known{map[mappedID]Mapped{}, map[int]bool{}},
+
+		inMemory: map[inode]int{},
+		parents:  map[int]int{},
+		own:      namespaces(os.Getpid()),
+		now:      known{map[mappedID]Mapped{}, map[int]bool{}},
 	}
 	s.files.pipes = map[inode]string{}
 	var err error

@@ -43,7 +43,7 @@ func (j *Job) check() error {
 		}
 	}
 	for i, f := range j.Files {
-		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || f.Kind == fileContents && !j.hasContents(f.Shared) {
+		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || f.Kind == fileOfImage && !j.hasContents(f.Shared) {
 			return damaged("file %d cannot be", i)
 		}
 	}
@@ -62,7 +62,7 @@ func (j *Job) check() error {
 
 // hasContents says whether a file's contents can be there in Shared.
 func (j *Job) hasContents(i int) bool {
-	return i >= 0 && i < len(j.Shared) && j.Shared[i].Contents != nil
+	return i >= 0 && i < len(j.Shared) && !j.Shared[i].inMemory()
 }
 
 func clean(path string) bool {
@@ -100,7 +100,7 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 		switch m.Kind {
 		case kindPrivate, kindKernel:
 		case kindShared:
-			if m.Object < 0 || m.Object >= len(j.Shared) || j.Shared[m.Object].Contents != nil || m.Offset > j.Shared[m.Object].Size || m.End-m.Start > j.Shared[m.Object].Size-m.Offset {
+			if m.Object < 0 || m.Object >= len(j.Shared) || !j.Shared[m.Object].inMemory() || m.Offset > j.Shared[m.Object].Size || m.End-m.Start > j.Shared[m.Object].Size-m.Offset {
 				return bad("shared memory")
 			}
 		case kindFile, kindSharedFile:

@@ -527,6 +527,7 @@ static void tree(void) {
 }
 
 #include "nameless.c"
+#include "sharing.c"
 
 int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "again")) return 0;
@@ -536,6 +537,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "identity")) identity(argc, argv);
 	else if (!strcmp(argv[1], "files")) files();
 	else if (!strcmp(argv[1], "nameless")) nameless();
+	else if (!strcmp(argv[1], "sharing")) sharing();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
