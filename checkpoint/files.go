@@ -64,6 +64,10 @@ func (s *survey) descriptor(p *Process, fd int) {
 	if err != nil || ierr != nil {
 		return // it was closed meanwhile
 	}
+	if leased(info) {
+		s.hinder(p.PID, where, "it has a lease (F_SETLEASE) on %s", link)
+		return
+	}
 	text := func(field string) string { return proc.StatusField(info, field) }
 	flags64, _ := strconv.ParseInt(text("flags"), 8, 64)
 	flags := int(flags64)
@@ -74,20 +78,19 @@ func (s *survey) descriptor(p *Process, fd int) {
 		seen := s.files.open[i]
 		if kcmp(seen.pid, p.PID, kcmpFile, seen.fd, fd) == 0 {
 			d.File = i
+			s.locks(p, d, where, info, true)
 			p.Descriptors = append(p.Descriptors, d)
 			return
 		}
 	}
 	f := File{Flags: flags}
 	f.Offset, _ = strconv.ParseInt(text("pos"), 10, 64)
-	if strings.Contains("\n"+string(info), "\nlock:") {
-		s.hinder(p.PID, where, "it has a lock on %s", link)
-	}
 	if flags&unix.O_ASYNC != 0 {
 		s.hinder(p.PID, where, "it sends signals (O_ASYNC)")
 	}
 	s.open(p, fd, where, link, &st, info, &f)
 	d.File = len(s.job.Files)
+	s.locks(p, d, where, info, false)
 	if s.files.byLook == nil {
 		s.files.byLook = map[string][]int{}
 	}

@@ -40,6 +40,7 @@ type Process struct {
 	Layout      Layout       `json:"layout"`
 	Executable  int          `json:"executable"` // in Mapped
 	Descriptors []Descriptor `json:"descriptors"`
+	Locks       []Lock       `json:"locks,omitempty"`
 	Directory   string       `json:"directory"`
 	Umask       int          `json:"umask"`
 	Handlers    []Handler    `json:"handlers"`

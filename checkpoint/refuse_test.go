@@ -33,7 +33,7 @@ func TestObstaclesAreNamed(t *testing.T) {
 		"linked":    {"import os; f = open('gone', 'w'); os.mkdir('d'); os.link('gone', 'd/other'); os.unlink('gone')", "has other names"},
 		"directory": {"import os; os.mkdir('d'); f = open('d/gone', 'w'); os.unlink('d/gone'); os.rmdir('d')", "and so is the directory"},
 		"large":     {"import os; f = open('gone', 'w'); os.posix_fallocate(f.fileno(), 0, (1 << 30) + 4096); os.unlink('gone')", "too large for an image"},
-		"lock":      {"import fcntl; f = open('locked', 'w'); fcntl.flock(f, 2)", "it has a lock on"},
+		"lease":     {"import fcntl; f = open('leased', 'w'); fcntl.fcntl(f, 1024, 1)", "it has a lease"},
 		"fifo":      {"import os; os.mkfifo('fifo'); f = os.open('fifo', os.O_RDWR)", "it is a named pipe"},
 		"inotify":   {"import ctypes; f = ctypes.CDLL(None).inotify_init1(0)", "it is of inotify"},
 		"proc":      {"f = open('/proc/self/stat')", "it is a file of the kernel's"},

@@ -189,7 +189,11 @@ func (r *restorer) handOut(i int, w *worker, p *Process) error {
 		}
 		f.Watch = nil // for the other processes that have it
 	}
-	return nil
+	if err := w.work(); err != nil {
+		return err
+	}
+	// A POSIX lock goes when any descriptor of its file is closed: none is from here on.
+	return r.lock(w, p)
 }
 
 // completeThread gives a thread what each has of its own.

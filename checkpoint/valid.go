@@ -119,6 +119,11 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 			return bad("descriptors")
 		}
 	}
+	for _, l := range p.Locks {
+		if !l.check() || !slices.ContainsFunc(p.Descriptors, func(d Descriptor) bool { return d.FD == l.FD }) {
+			return bad("locks")
+		}
+	}
 	for _, h := range p.Handlers {
 		if h.Signal < 1 || h.Signal > 64 || len(h.Action) != 32 {
 			return bad("signals")

@@ -526,6 +526,7 @@ static void tree(void) {
 	CHECK(shared[8] == 8 && lseek(f, 0, SEEK_CUR) == 3);
 }
 
+#include "locks.c"
 #include "nameless.c"
 #include "sharing.c"
 
@@ -536,6 +537,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "memory")) memory();
 	else if (!strcmp(argv[1], "identity")) identity(argc, argv);
 	else if (!strcmp(argv[1], "files")) files();
+	else if (!strcmp(argv[1], "locks")) locks();
 	else if (!strcmp(argv[1], "nameless")) nameless();
 	else if (!strcmp(argv[1], "sharing")) sharing();
 	else if (!strcmp(argv[1], "threads")) threads();
