@@ -332,7 +332,7 @@ func (g *guest) askProcess(p *Process) error {
 			p.Timers[which][i] = int64(get64(value[8*i:]))
 		}
 	}
-	return nil
+	return g.askTimers(p)
 }
 
 // askInherited asks for what a copy of the process has, too.

@@ -46,7 +46,8 @@ type Process struct {
 	Handlers    []Handler    `json:"handlers"`
 	Pending     [][]byte     `json:"pending"` // siginfo_t of signals that wait for the process
 	Timers      [3]Timer     `json:"timers"`  // setitimer(2): real, virtual, profiling
-	Limits      [][2]uint64  `json:"limits"`  // soft and hard, by their RLIMIT_ numbers
+	PosixTimers []PosixTimer `json:"posix_timers,omitempty"`
+	Limits      [][2]uint64  `json:"limits"` // soft and hard, by their RLIMIT_ numbers
 	Personality uint64       `json:"personality"`
 	Dumpable    int          `json:"dumpable"`
 	Subreaper   int32        `json:"subreaper"`

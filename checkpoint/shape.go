@@ -240,6 +240,9 @@ func (r *restorer) completeThread(w *worker, p *Process, t *Thread, first bool) 
 			}
 			w.do("interval timer", unix.SYS_SETITIMER, uintptr(which), w.put(value), 0)
 		}
+		if err := makeTimers(w, p); err != nil {
+			return err
+		}
 	}
 	return w.work()
 }

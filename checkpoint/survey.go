@@ -305,8 +305,8 @@ func (s *survey) process(p *Process) {
 			p.Limits = append(p.Limits, [2]uint64{l.Cur, l.Max})
 		}
 	}
-	if timers, err := kernfs.ReadFile(proc.Path(pid, "timers")); err == nil && len(timers) > 0 {
-		s.hinder(pid, "process", "it has POSIX timers (timer_create)")
+	if timers, err := kernfs.ReadFile(proc.Path(pid, "timers")); err == nil {
+		s.posixTimers(p, timers)
 	}
 	s.threads(p)
 	s.memory(p)

@@ -124,6 +124,12 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 			return bad("locks")
 		}
 	}
+	for i, before := 0, -1; i < len(p.PosixTimers); i++ {
+		if !p.PosixTimers[i].check(before) {
+			return bad("timers")
+		}
+		before = p.PosixTimers[i].ID
+	}
 	for _, h := range p.Handlers {
 		if h.Signal < 1 || h.Signal > 64 || len(h.Action) != 32 {
 			return bad("signals")

@@ -529,6 +529,7 @@ static void tree(void) {
 #include "locks.c"
 #include "nameless.c"
 #include "sharing.c"
+#include "timers.c"
 
 int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "again")) return 0;
@@ -540,6 +541,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "locks")) locks();
 	else if (!strcmp(argv[1], "nameless")) nameless();
 	else if (!strcmp(argv[1], "sharing")) sharing();
+	else if (!strcmp(argv[1], "timers")) timers();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
