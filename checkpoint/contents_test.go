@@ -3,7 +3,11 @@
 package checkpoint
 
 import (
+	"bytes"
+	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,6 +30,38 @@ func hindered(t *testing.T, s *subject, want string) {
 		}
 	}
 	t.Errorf("%q is not named: %v", want, obstacles)
+}
+
+func TestANamedPipeThatOutsidersHaveIsRefused(t *testing.T) {
+	s := start(t, cSubject(t, "pipes"))
+	f, err := os.OpenFile(filepath.Join(s.dir, "fifo"), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hindered(t, s, "it goes outside of the group: "+f.Name())
+	f.Close()
+	image := s.save(t, Killed)
+	if f, err = os.OpenFile(filepath.Join(s.dir, "fifo"), os.O_RDWR, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("foreign"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "others have put 7 bytes into it") {
+		t.Error(err)
+	}
+	f.Close()
+	goesOn(t, s, s.restore(t, image))
+}
+
+// Only who reads from a pipe sees what is in it.
+func TestANamedPipeThatNobodyReadsIsRefused(t *testing.T) {
+	s := start(t, exec.Command("/bin/sh", "-c", "mkfifo fifo; exec 3<>fifo 4>fifo; echo x >&4; exec 3>&-; echo ready; exec sleep 1000"))
+	_, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{})
+	if err == nil || !strings.Contains(err.Error(), "nobody in the group has it open to read from it") {
+		t.Error(err)
+	}
 }
 
 // What the job shares with others would not be shared any more.

@@ -157,13 +157,14 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 	case unix.S_IFIFO:
 		f.Kind = filePipe
 		if strings.HasPrefix(link, "/") {
-			hinder("it is a named pipe: %s", link)
-		}
-		if f.Flags&unix.O_DIRECT != 0 {
-			hinder("it is a pipe of packets (O_DIRECT)")
+			if f.Path = nameOf(path, link); f.Path == "" {
+				hinder("its named pipe was deleted or replaced: %s", link)
+			}
 		}
 		s.files.pipes[inode{st.Dev, st.Ino}] = link
-		f.Pipe = st.Ino
+		if f.Pipe = st.Ino; f.Path != "" {
+			f.Pipe ^= st.Dev << 32 // it could be the number of a pipe without a name, too
+		}
 	case unix.S_IFSOCK:
 		f.Kind = fileOutside // when it is a standard stream
 	default:
@@ -296,62 +297,4 @@ func (t *fileTable) finish(s *survey) {
 	s.sharedOutside(outside)
 	s.keepMemory(outside)
 	s.outside()
-}
-
-// readPipes copies what is in the pipes of stopped processes. The first of a
-// pipe's ends gets it.
-func (s *survey) readPipes() {
-	seen := map[uint64]bool{}
-	for i := range s.job.Files {
-		f := &s.job.Files[i]
-		if f.Kind != filePipe || seen[f.Pipe] {
-			continue
-		}
-		seen[f.Pipe] = true
-		o := s.files.open[i]
-		if err := readPipe(o, f); err != nil {
-			s.hinder(o.pid, "descriptor "+strconv.Itoa(o.fd), "the data in its pipe cannot be read: %v", err)
-		}
-	}
-}
-
-// readPipe copies what is in a pipe, and leaves it there.
-func readPipe(o openFile, f *File) error {
-	fd, err := unix.Open(proc.Path(o.pid, "fd/"+strconv.Itoa(o.fd)), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if f.Room, err = unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err != nil {
-		return err
-	}
-	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
-	if err != nil || waiting == 0 {
-		return err
-	}
-	var copyOf [2]int
-	if err := unix.Pipe2(copyOf[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return err
-	}
-	defer unix.Close(copyOf[0])
-	defer unix.Close(copyOf[1])
-	if _, err := unix.FcntlInt(uintptr(copyOf[1]), unix.F_SETPIPE_SZ, f.Room); err != nil {
-		return err
-	}
-	n, err := unix.Tee(fd, copyOf[1], f.Room, unix.SPLICE_F_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	if int(n) != waiting {
-		return fmt.Errorf("it has %d bytes, and %d were read", waiting, n)
-	}
-	f.Data = make([]byte, n)
-	for done := 0; done < len(f.Data); {
-		n, err := unix.Read(copyOf[0], f.Data[done:])
-		if err != nil {
-			return err
-		}
-		done += n
-	}
-	return nil
 }

@@ -34,7 +34,7 @@ func TestObstaclesAreNamed(t *testing.T) {
 		"directory": {"import os; os.mkdir('d'); f = open('d/gone', 'w'); os.unlink('d/gone'); os.rmdir('d')", "and so is the directory"},
 		"large":     {"import os; f = open('gone', 'w'); os.posix_fallocate(f.fileno(), 0, (1 << 30) + 4096); os.unlink('gone')", "too large for an image"},
 		"lease":     {"import fcntl; f = open('leased', 'w'); fcntl.fcntl(f, 1024, 1)", "it has a lease"},
-		"fifo":      {"import os; os.mkfifo('fifo'); f = os.open('fifo', os.O_RDWR)", "it is a named pipe"},
+		"fifo":      {"import os; os.mkfifo('fifo'); f = os.open('fifo', os.O_RDWR); os.unlink('fifo')", "its named pipe was deleted"},
 		"inotify":   {"import ctypes; f = ctypes.CDLL(None).inotify_init1(0)", "it is of inotify"},
 		"proc":      {"f = open('/proc/self/stat')", "it is a file of the kernel's"},
 		"namespace": {"import ctypes; ctypes.CDLL(None).unshare(0x04000000)", "it has a namespace of its own: uts"},

@@ -1,11 +1,9 @@
 package checkpoint
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -115,7 +113,7 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 	case fileOfImage:
 		return r.reopenContents(f.Shared, f.Flags, f.Offset)
 	case filePipe:
-		return reopenPipe(f, pipes)
+		return r.reopenPipe(f, pipes)
 	case fileEvent:
 		flags := nonblock | unix.EFD_CLOEXEC
 		if f.Mask == 1 {
@@ -164,33 +162,6 @@ func (r *restorer) reopenFile(f *File) (int, error) {
 		return -1, err
 	}
 	return opened, nil
-}
-
-// reopenPipe makes a pipe when the first of its ends is wanted, and puts its data
-// into it. Further open files of an end are opened through /proc.
-func reopenPipe(f *File, pipes map[uint64]*[2]int) (int, error) {
-	ends := pipes[f.Pipe]
-	if ends == nil {
-		var fds [2]int
-		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-			return -1, err
-		}
-		ends = &fds
-		pipes[f.Pipe] = ends
-		if f.Room > 0 {
-			if _, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, f.Room); err != nil {
-				return -1, err
-			}
-		}
-		for data := bytes.NewBuffer(f.Data); data.Len() > 0; {
-			n, err := unix.Write(ends[1], data.Bytes())
-			if err != nil {
-				return -1, err
-			}
-			data.Next(n)
-		}
-	}
-	return open("/proc/self/fd/"+strconv.Itoa(ends[0]), f.Flags)
 }
 
 // reopenTimer makes a timerfd with what was left of its time.

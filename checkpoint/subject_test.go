@@ -203,7 +203,7 @@ func lives(t *testing.T, s *subject) {
 	}
 }
 
-var states = []string{"registers", "signals", "memory", "identity", "files", "locks", "nameless", "sharing", "timers", "threads", "tree"}
+var states = []string{"registers", "signals", "memory", "identity", "files", "locks", "nameless", "pipes", "sharing", "timers", "threads", "tree"}
 
 func TestStateIsCarried(t *testing.T) {
 	for _, state := range states {

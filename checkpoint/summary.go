@@ -70,6 +70,9 @@ func (f *File) describe() string {
 		return fmt.Sprintf("%s at %d", f.Path, f.Offset)
 	case filePipe:
 		end := [...]string{"reads", "writes", "reads and writes"}[min(f.Flags&3, 2)]
+		if f.Path != "" {
+			return fmt.Sprintf("%s %s", end, f.Path)
+		}
 		return fmt.Sprintf("%s pipe %d", end, f.Pipe)
 	case fileOutside:
 		return "outside of the job, " + streams[f.Stream]

@@ -43,7 +43,7 @@ func (j *Job) check() error {
 		}
 	}
 	for i, f := range j.Files {
-		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || f.Kind == fileOfImage && !j.hasContents(f.Shared) {
+		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || !f.checkPipe() || f.Kind == fileOfImage && !j.hasContents(f.Shared) {
 			return damaged("file %d cannot be", i)
 		}
 	}

@@ -528,6 +528,7 @@ static void tree(void) {
 
 #include "locks.c"
 #include "nameless.c"
+#include "pipes.c"
 #include "sharing.c"
 #include "timers.c"
 
@@ -540,6 +541,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "files")) files();
 	else if (!strcmp(argv[1], "locks")) locks();
 	else if (!strcmp(argv[1], "nameless")) nameless();
+	else if (!strcmp(argv[1], "pipes")) pipes();
 	else if (!strcmp(argv[1], "sharing")) sharing();
 	else if (!strcmp(argv[1], "timers")) timers();
 	else if (!strcmp(argv[1], "threads")) threads();
