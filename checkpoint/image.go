@@ -29,6 +29,9 @@ const (
 	recordPages  = 2
 	recordZeros  = 3
 	recordEnd    = 4
+	recordPacked = 5 // pages, compressed
+	recordKept   = 6 // a page that has twins further on
+	recordTwins  = 7 // of the page that was kept as the Nth
 )
 
 const (
@@ -53,6 +56,9 @@ type writer struct {
 	w     io.Writer
 	count uint32
 	bytes int64
+
+	packer *packer // nil: nothing is compressed
+	twins  twins
 }
 
 // record writes one record, whose content is the parts.
@@ -115,22 +121,38 @@ func (o owner) put(b []byte, address uint64) {
 	binary.LittleEndian.PutUint64(b[4:], address)
 }
 
-// pages writes contents of memory, at most maxPages of them.
-func (w *writer) pages(o owner, address uint64, data []byte) error {
-	var head [12]byte
-	o.put(head[:], address)
-	return w.record(recordPages, head[:], data)
-}
-
 // zeros writes that memory is zero which would otherwise be what its file has.
 func (w *writer) zeros(o owner, address, length uint64) error {
 	var head [20]byte
 	o.put(head[:], address)
 	binary.LittleEndian.PutUint64(head[12:], length)
-	return w.record(recordZeros, head[:])
+	return w.locked(recordZeros, head[:])
 }
 
-func (w *writer) end() error { return w.record(recordEnd) }
+// locked is record while others may be writing, too.
+func (w *writer) locked(kind uint32, parts ...[]byte) error {
+	if w.packer != nil {
+		w.packer.lock.Lock()
+		defer w.packer.lock.Unlock()
+	}
+	return w.record(kind, parts...)
+}
+
+func (w *writer) end() error {
+	if err := w.wait(); err != nil {
+		return err
+	}
+	return w.record(recordEnd)
+}
+
+// wait waits until nobody writes any more, which the caller has to before he gives
+// up, too.
+func (w *writer) wait() error {
+	if w.packer == nil {
+		return nil
+	}
+	return w.packer.wait()
+}
 
 // begin reads the header and the job.
 func (r *reader) begin() (*Job, error) {

@@ -25,7 +25,9 @@ func small() *Job {
 	}
 }
 
-func written(t testing.TB, job *Job) []byte {
+func written(t testing.TB, job *Job) []byte { return writtenAs(t, job, "") }
+
+func writtenAs(t testing.TB, job *Job, compress string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := &writer{w: &b}
@@ -41,7 +43,7 @@ func written(t testing.TB, job *Job) []byte {
 		return nil
 	}
 	for _, err := range []error{
-		w.begin(job),
+		w.begin(job), w.compress(compress),
 		runs(owner{true, 0}, 0, 8192, false, content),
 		runs(owner{index: 0}, 0x11000, 0x13000, false, content),
 		runs(owner{index: 0}, 0x21000, 0x25000, true, func(p []byte, _ uint64) error { clear(p); return nil }),
@@ -55,7 +57,13 @@ func written(t testing.TB, job *Job) []byte {
 }
 
 func TestAnImageIsReadAsItWasWritten(t *testing.T) {
-	r := newReader(bytes.NewReader(written(t, small())))
+	for _, compress := range []string{"", Zstd} {
+		t.Run(compress, func(t *testing.T) { isReadAsItWasWritten(t, compress) })
+	}
+}
+
+func isReadAsItWasWritten(t *testing.T, compress string) {
+	r := newReader(bytes.NewReader(writtenAs(t, small(), compress)))
 	if _, err := r.begin(); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +166,12 @@ func asFile(t *testing.T, image []byte) *os.File {
 }
 
 func TestDamagedImagesAreFound(t *testing.T) {
-	image := written(t, small())
+	for _, compress := range []string{"", Zstd} {
+		t.Run(compress, func(t *testing.T) { damageIsFound(t, writtenAs(t, small(), compress)) })
+	}
+}
+
+func damageIsFound(t *testing.T, image []byte) {
 	found := func(damaged []byte, what string, n int) {
 		t.Helper()
 		if _, _, err := Read(bytes.NewReader(damaged)); !errors.Is(err, ErrImage) {
@@ -193,6 +206,7 @@ func TestDamagedImagesAreFound(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	whole := written(f, small())
+	f.Add(writtenAs(f, small(), Zstd))
 	f.Add(whole)
 	f.Add(whole[:len(whole)/2])
 	f.Add([]byte("frez"))

@@ -19,15 +19,19 @@ type reader struct {
 	buf   []byte
 	count uint32
 
-	lock  sync.Mutex // of all above, while memory is read
-	ended bool       // nobody is to read on
+	kept []*keptPage
+
+	lock   sync.Mutex    // of all above, while memory is read
+	ended  bool          // nobody is to read on
+	failed chan struct{} // closed when there is err
+	err    error
 }
 
 // readers is how many read memory at once.
 const readers = 2
 
 func newReader(from io.Reader) *reader {
-	r := &reader{}
+	r := &reader{failed: make(chan struct{})}
 	if f, ok := from.(*os.File); ok {
 		st, err := f.Stat()
 		if at, e := f.Seek(0, io.SeekCurrent); err == nil && e == nil && st.Mode().IsRegular() {
@@ -56,6 +60,7 @@ type record struct {
 	head    [recordSize]byte
 	number  uint32
 	content []byte
+	known   []*keptPage // that stand before it; the last one is its own, if it is to be kept
 }
 
 func (r *record) kind() uint32 { return binary.LittleEndian.Uint32(r.head[0:]) }
@@ -76,7 +81,8 @@ func (r *reader) begun() (rec record, length int, err error) {
 	}
 	size := binary.LittleEndian.Uint32(rec.head[4:])
 	rec.number = r.count
-	limit := map[uint32]uint32{recordHeader: 4096, recordJob: maxJob, recordPages: maxPages + 12, recordZeros: 20, recordEnd: 0}
+	limit := map[uint32]uint32{recordHeader: 4096, recordJob: maxJob, recordPages: maxPages + 12, recordZeros: 20, recordPacked: maxPages + 16,
+		recordKept: pageSize + 12, recordTwins: 20, recordEnd: 0}
 	most, known := limit[rec.kind()]
 	switch {
 	case r.count == 0 && rec.kind() != recordHeader:
@@ -132,39 +138,45 @@ func cut(err error) error {
 // pieces at once and in no certain order. data is nil for zeros. All was stored,
 // and the image is whole, when there is no error.
 func (r *reader) memory(put func(o owner, address, length uint64, data []byte) error) error {
-	errs := make(chan error, readers)
+	var all sync.WaitGroup
 	for range readers {
-		go func() { errs <- r.someMemory(put) }()
+		all.Go(func() { r.someMemory(put) })
 	}
-	var first error
-	for range readers {
-		if err := <-errs; first == nil {
-			first = err
-		}
-	}
-	return first
+	all.Wait()
+	return r.err
 }
 
 // someMemory reads records until there are none, for itself or for others.
-func (r *reader) someMemory(put func(o owner, address, length uint64, data []byte) error) error {
-	buf := make([]byte, maxPages+12)
+func (r *reader) someMemory(put func(o owner, address, length uint64, data []byte) error) {
+	buf, plain := make([]byte, maxPages+16), []byte(nil)
 	for {
 		rec, err := r.take(buf)
 		if err == nil && rec == nil {
-			return nil
+			return
 		}
 		if err == nil {
 			err = rec.check()
 		}
+		if err == nil && plain == nil && (rec.kind() == recordPacked || rec.kind() == recordTwins) {
+			plain = make([]byte, maxPages)
+		}
 		if err == nil && rec.kind() != recordEnd {
-			err = r.place(rec, put)
+			err = r.place(rec, plain, put)
 		}
 		if err != nil {
-			r.lock.Lock()
-			defer r.lock.Unlock()
-			r.ended = true
-			return err
+			r.fail(err)
+			return
 		}
+	}
+}
+
+// fail has the others stop, and notes why if it is the first.
+func (r *reader) fail(err error) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.ended = true; r.err == nil {
+		r.err = err
+		close(r.failed)
 	}
 }
 
@@ -183,7 +195,16 @@ func (r *reader) take(buf []byte) (*record, error) {
 	if length > len(buf) {
 		return nil, damaged("record %d stands in the wrong place", rec.number)
 	}
-	r.ended = rec.kind() == recordEnd
+	switch rec.kind() {
+	case recordEnd:
+		r.ended = true
+	case recordKept:
+		if len(r.kept) == maxKept {
+			return nil, damaged("record %d is one page to keep too many", rec.number)
+		}
+		r.kept = append(r.kept, &keptPage{there: make(chan struct{})})
+	}
+	rec.known = r.kept
 	rec.content = buf[:length]
 	here := rec.content
 	if r.file != nil {
@@ -202,14 +223,29 @@ func (r *reader) take(buf []byte) (*record, error) {
 	return &rec, cut(err)
 }
 
-// place has put store what a record has.
-func (r *reader) place(rec *record, put func(o owner, address, length uint64, data []byte) error) error {
+// place has put store what a record has, made in plain if need be.
+func (r *reader) place(rec *record, plain []byte, put func(o owner, address, length uint64, data []byte) error) error {
 	b := rec.content
 	var length uint64
 	var data []byte
+	var err error
 	switch kind := rec.kind(); {
 	case kind == recordPages && len(b) > 12:
 		data = b[12:]
+		length = uint64(len(data))
+	case kind == recordPacked && len(b) > 16:
+		if data, err = unpack(rec, plain); err != nil {
+			return err
+		}
+		length = uint64(len(data))
+	case kind == recordKept && len(b) == 12+pageSize:
+		data = b[12:]
+		length = pageSize
+		rec.known[len(rec.known)-1].keep(data)
+	case kind == recordTwins && len(b) == 20:
+		if data, err = r.twins(rec, plain); err != nil {
+			return err
+		}
 		length = uint64(len(data))
 	case kind == recordZeros && len(b) == 20:
 		length = binary.LittleEndian.Uint64(b[12:])

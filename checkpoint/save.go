@@ -35,6 +35,7 @@ const (
 type SaveOptions struct {
 	Leave    Leave    // empty: Running
 	Snapshot Snapshot // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
+	Compress string   // empty, or Zstd
 }
 
 func (o SaveOptions) running() bool { return o.Leave == "" || o.Leave == Running }
@@ -89,6 +90,9 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	if err := supported(); err != nil {
 		return stats, err
 	}
+	if err := compresses(o.Compress); err != nil {
+		return stats, err
+	}
 	before, err := preflight(g)
 	if err == nil {
 		err = before.refused()
@@ -131,13 +135,13 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 		err = s.toCopies()
 		stats.Stopped = time.Since(s.held.when)
 		if err == nil {
-			err = s.mind(func() error { return after(s.write(w, stats), commit) })
+			err = s.mind(func() error { return after(s.write(w, o.Compress, stats), commit) })
 		}
 		return s, err
 	}
 	to := bufio.NewWriterSize(w, spool)
 	if err = s.adviseAll(); err == nil {
-		err = s.write(to, stats)
+		err = s.write(to, o.Compress, stats)
 	}
 	safe := func() error { return after(to.Flush(), commit) }
 	if err == nil && !o.running() { // nobody ends before his image is safe

@@ -246,11 +246,15 @@ func (s *snapshot) unusual(p *Process) bool {
 }
 
 // write writes the image.
-func (s *snapshot) write(to io.Writer, stats *Stats) error {
+func (s *snapshot) write(to io.Writer, compress string, stats *Stats) error {
 	w := &writer{w: to}
 	if err := w.begin(s.job); err != nil {
 		return err
 	}
+	if err := w.compress(compress); err != nil {
+		return err
+	}
+	defer func() { _ = w.wait() }()
 	for _, c := range s.early {
 		if err := w.chunk(c); err != nil {
 			return err

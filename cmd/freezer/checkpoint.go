@@ -59,6 +59,7 @@ type checkpointCmd struct {
 	Leave  string `enum:"running,frozen,killed" default:"running" placeholder:"running|frozen|killed" help:"What becomes of the group then."`
 
 	Snapshot string `enum:"cow,stop" default:"cow" placeholder:"cow|stop" help:"How the memory is taken: from copies of the processes, so that they go on at once, or while they are stopped."`
+	Compress string `enum:"zstd," default:"" placeholder:"zstd" help:"Compress the memory in the image."`
 }
 
 // Help is the part of the help that follows the flags.
@@ -84,7 +85,7 @@ func (c *checkpointCmd) Run(s *session) error {
 	ready := s.notice()
 	ctx := ready(0)
 	var stats checkpoint.Stats
-	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave), Snapshot: checkpoint.Snapshot(c.Snapshot)}); c.Output == "-" {
+	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave), Snapshot: checkpoint.Snapshot(c.Snapshot), Compress: c.Compress}); c.Output == "-" {
 		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, o)
 	} else {
 		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, o)
