@@ -35,7 +35,9 @@ const (
 
 // A worker is a task that is being built.
 type worker struct {
-	pid, tid int
+	pid, tid int    // for its tracer
+	own      [2]int // its own PID and TID, which in a namespace of its own are others
+	child    int    // that it made last, for its tracer
 	shop     uint64
 	regs     ptrace.Regs // with which it came
 	calls    []call
@@ -51,13 +53,14 @@ type call struct {
 	want func(result int) bool // nil: anything but an error
 }
 
-// newWorker prepares a tracee that has the workshop.
+// newWorker prepares a tracee that has the workshop. Its own PID and TID are the same
+// as for its tracer.
 func newWorker(pid, tid int, shop uint64) (*worker, error) {
 	regs, err := ptrace.Registers(tid)
 	if err != nil {
 		return nil, err
 	}
-	return &worker{pid: pid, tid: tid, shop: shop, regs: *regs}, nil
+	return &worker{pid: pid, tid: tid, own: [2]int{pid, tid}, shop: shop, regs: *regs}, nil
 }
 
 // do adds a system call to the list.
@@ -120,23 +123,23 @@ func (w *worker) work() error {
 		}
 	}
 	regs := w.regs
-	toWork(&regs, uintptr(w.shop)+shopCode, at, len(calls), w.pid, w.tid)
+	toWork(&regs, uintptr(w.shop)+shopCode, at, len(calls), w.own[0], w.own[1])
 	if err := ptrace.SetRegisters(w.tid, &regs); err != nil {
 		return err
 	}
 	if err := w.run(); err != nil {
 		return err
 	}
-	if err := ptrace.Peek(w.pid, at, list); err != nil {
+	if err := readMemory(w.pid, -1, unix.PROT_READ, list, uint64(at)); err != nil {
 		return err
 	}
 	for i, c := range calls {
 		n := int(get64(list[i*callSize+56:]))
 		if n < 0 && n > -4096 {
-			return fmt.Errorf("process %d: %s: %w", w.pid, c.what, unix.Errno(-n))
+			return fmt.Errorf("process %d: %s: %w", w.own[0], c.what, unix.Errno(-n))
 		}
 		if c.want != nil && !c.want(n) {
-			return fmt.Errorf("process %d: %s: the kernel gave %#x", w.pid, c.what, n)
+			return fmt.Errorf("process %d: %s: the kernel gave %#x", w.own[0], c.what, n)
 		}
 	}
 	return nil
@@ -153,12 +156,16 @@ func (w *worker) run() error {
 		case err != nil:
 			return err
 		case status.Ended():
-			return fmt.Errorf("process %d was killed while it was built", w.pid)
+			return fmt.Errorf("process %d was killed while it was built", w.own[0])
 		case status.Signal() == unix.SIGSTOP:
 			return nil
+		case status.Event() == unix.PTRACE_EVENT_FORK, status.Event() == unix.PTRACE_EVENT_CLONE:
+			if w.child, err = ptrace.Message(w.tid); err != nil {
+				return err
+			}
 		case status.Signal() == unix.SIGCHLD: // of a zombie of the job, which nobody shall hear of again
 		case status.Event() == 0:
-			return fmt.Errorf("process %d got %v while it was built", w.pid, status.Signal())
+			return fmt.Errorf("process %d got %v while it was built", w.own[0], status.Signal())
 		}
 	}
 }
@@ -205,7 +212,7 @@ func (w *worker) last(instruction uintptr, nr int, args ...uintptr) error {
 			return err
 		}
 		if status, err := soon(w.tid); err != nil || status.Signal() != unix.SIGTRAP {
-			return errors.Join(fmt.Errorf("process %d did not end well", w.pid), err)
+			return errors.Join(fmt.Errorf("process %d did not end well", w.own[0]), err)
 		}
 	}
 	after, err := ptrace.Registers(w.tid)
@@ -253,22 +260,26 @@ func (w *worker) clone(flags uint64, exitSignal, id int) (*worker, error) {
 		// One that has ended is about to be waited for: the job itself, perhaps.
 		st, gone := proc.ReadStat(id)
 		if gone == nil && st.State != 'Z' && st.State != 'X' || time.Since(begin) > zombieTime {
-			return nil, fmt.Errorf("the PID %d is taken: by %s (in state %c, a child of %d)", id, st.Command, st.State, st.Parent)
+			return nil, taken(id, st)
 		}
 	}
 	for {
-		status, err := soon(id)
+		status, err := soon(w.child)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("task %d: %w", id, err)
 		case status.Ended():
 			return nil, fmt.Errorf("task %d was killed while it was built", id)
 		case status.Event() == unix.PTRACE_EVENT_STOP:
-			pid := id
+			pid, own := w.child, id
 			if flags&unix.CLONE_THREAD != 0 {
-				pid = w.pid
+				pid, own = w.pid, w.own[0]
 			}
-			return newWorker(pid, id, w.shop)
+			made, err := newWorker(pid, w.child, w.shop)
+			if err == nil {
+				made.own = [2]int{own, id}
+			}
+			return made, err
 		}
 		runtime.Gosched()
 	}

@@ -210,6 +210,40 @@ func toLast(r *ptrace.Regs, instruction uintptr, nr int, args ...uintptr) {
 	}
 }
 
+// initCode is what the first process of a PID namespace runs: it waits for all its
+// children, and writes the wait status of the one whose PID is in rbx to descriptor
+// 0. r12 is the address of room for that. It ends when it has no children.
+var initCode = []byte{
+	0xb8, 0x3d, 0, 0, 0, // mov $SYS_wait4, %eax
+	0x48, 0xc7, 0xc7, 0xff, 0xff, 0xff, 0xff, // mov $-1, %rdi
+	0x4c, 0x89, 0xe6, // mov %r12, %rsi
+	0xba, 0, 0, 0, 0x40, // mov $__WALL, %edx
+	0x45, 0x31, 0xd2, // xor %r10d, %r10d
+	0x0f, 0x05, // syscall
+	0x48, 0x83, 0xf8, 0xfc, // cmp $-EINTR, %rax
+	0x74, 0xe1, // je back to the beginning
+	0x48, 0x85, 0xc0, // test %rax, %rax
+	0x78, 0x18, // js to the end
+	0x48, 0x39, 0xd8, // cmp %rbx, %rax
+	0x75, 0xd7, // jne back to the beginning
+	0xb8, 0x01, 0, 0, 0, // mov $SYS_write, %eax
+	0x31, 0xff, // xor %edi, %edi
+	0x4c, 0x89, 0xe6, // mov %r12, %rsi
+	0xba, 0x04, 0, 0, 0, // mov $4, %edx
+	0x0f, 0x05, // syscall
+	0xeb, 0xc4, // jmp back to the beginning
+	0xb8, 0xe7, 0, 0, 0, // mov $SYS_exit_group, %eax
+	0x31, 0xff, // xor %edi, %edi
+	0x0f, 0x05, // syscall
+}
+
+// toInit sets registers for initCode.
+func toInit(r *ptrace.Regs, code, room uintptr, first int) {
+	r.SetPC(code)
+	r.Rbx, r.R12 = uint64(first), uint64(room)
+	r.Orig_rax = ^uint64(0)
+}
+
 // callInstruction makes a system call.
 var callInstruction = []byte{0x0f, 0x05}
 

@@ -7,7 +7,7 @@ import "github.com/cgfreezer/freezer/internal/ptrace"
 // There is no code here for other architectures: supported says so before any of
 // this is used.
 
-var guestCode, workerCode, callInstruction []byte
+var guestCode, workerCode, initCode, callInstruction []byte
 
 const (
 	threadFlags     = 0
@@ -20,6 +20,7 @@ func toCall(*ptrace.Regs, *room, int, []uintptr)            {}
 func toFork(*ptrace.Regs, *room)                            {}
 func toWork(_ *ptrace.Regs, _, _ uintptr, _, _, _ int)      {}
 func toLast(_ *ptrace.Regs, _ uintptr, _ int, _ ...uintptr) {}
+func toInit(_ *ptrace.Regs, _, _ uintptr, _ int)            {}
 func setCall(*ptrace.Regs, int)                             {}
 func restarts(*ptrace.Regs) bool                            { return false }
 func fitsSmaller(*Thread) bool                              { return false }

@@ -86,9 +86,13 @@ func (r *restorer) startNursery() error {
 	for i, f := range r.files {
 		fds[r.base+i] = uintptr(f)
 	}
+	attributes := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if r.own != nil {
+		attributes.Cloneflags = unix.CLONE_NEWPID
+	}
 	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program), []string{"freezer-restore"}, &syscall.ProcAttr{
 		Files: fds,
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		Sys:   attributes,
 	})
 	if err != nil {
 		return fmt.Errorf("the first process cannot be started: %w", err)
@@ -108,6 +112,9 @@ func (r *restorer) startNursery() error {
 		return err
 	}
 	r.nursery = w
+	if r.own != nil {
+		w.own = [2]int{1, 1}
+	}
 	state, err := ptrace.RegisterSet(pid, ptrace.ExtendedState)
 	if err != nil {
 		return err
@@ -168,11 +175,13 @@ func (r *restorer) makeShared() error {
 func (r *restorer) makeTree(f *freezer.Freezer) error {
 	r.built = make([]*worker, len(r.job.Processes))
 	r.threads = map[int]*worker{}
-	for i := range r.job.Processes {
-		if p := &r.job.Processes[i]; p.Parent == 0 {
-			if err := r.spawn(r.nursery, unix.CLONE_PARENT, 0, p); err != nil {
-				return err
-			}
+	flags, exitSignal := uint64(unix.CLONE_PARENT), 0
+	if r.own != nil { // where the nursery stays
+		flags, exitSignal = 0, int(unix.SIGCHLD)
+	}
+	for _, p := range r.job.roots() {
+		if err := r.spawn(r.nursery, flags, exitSignal, p); err != nil {
+			return err
 		}
 	}
 	for i := range r.job.Processes {
@@ -250,7 +259,7 @@ func (r *restorer) intoGroup(f *freezer.Freezer, p *Process) error {
 	}
 	g, err := f.CreateAll(path.Join(r.group.Name(), p.Group))
 	if err == nil {
-		err = g.Add(p.PID)
+		err = g.Add(r.byPID[p.PID].pid)
 		g.Close()
 	}
 	return err
@@ -279,7 +288,7 @@ func (r *restorer) becomeZombie(w *worker, status int) error {
 		if err := w.write(uintptr(w.shop)+shopList, list); err != nil {
 			return err
 		}
-		toWork(&regs, uintptr(w.shop)+shopCode, uintptr(w.shop)+shopList, 1, w.pid, w.tid)
+		toWork(&regs, uintptr(w.shop)+shopCode, uintptr(w.shop)+shopList, 1, w.own[0], w.own[1])
 		if err := ptrace.SetRegisters(w.tid, &regs); err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,19 +24,26 @@ type RestoreOptions struct {
 	Frozen  bool        // it is to be frozen when it is whole
 	Streams [3]*os.File // in place of standard streams that went outside
 	Files   FilePolicy  // what may have become of the files that were open
+	NewPIDs bool        // the job gets a PID namespace of its own, and there the PIDs that it had
 }
 
 // A Restored job is the children of this process, and what is below them.
 type Restored struct {
-	PID   int   // of its first process
-	Cuts  []Cut // files that were cut back, with FilesRollback
-	roots []int
-	ended sync.Map // how a root has ended that the minder reaped, by PID
+	PID    int      // of its first process
+	Cuts   []Cut    // files that were cut back, with FilesRollback
+	first  *os.File // a pidfd of that process
+	roots  []int
+	ended  sync.Map // how a root has ended that the minder reaped, by PID
+	status *os.File // see namespace
 }
 
 // Restore builds the job of an image, lets it run, and returns. Its processes
 // have the PIDs that they had; those whose parents were outside of the job become
 // children of the caller, who has to wait for them (see Wait).
+//
+// Where the image is a stream and the job is still there, as on the host where it is
+// being checkpointed, the stream is read to its end first, into a file without a
+// name: who writes it may kill the job then.
 //
 // Nothing is built of an image that is damaged, or whose files were replaced, and
 // nothing runs before the whole image was read. When Restore fails, or this
@@ -61,31 +67,40 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 	if err := r.fits(); err != nil {
 		return nil, err
 	}
-	done := &Restored{}
-	for _, p := range job.Processes {
-		if p.Parent == 0 {
-			done.roots = append(done.roots, p.PID)
+	if !o.NewPIDs && in.file == nil {
+		there, err := job.stillThere()
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			f, err := in.spool()
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
 		}
 	}
-	done.PID = done.roots[0]
+	if o.NewPIDs {
+		r.own = &namespace{}
+	}
 	built := make(chan error)
-	go func() {
-		runtime.LockOSThread() // it traces the tasks, as long as calls of theirs are minded
-		defer runtime.UnlockOSThread()
+	go r.thread(func() {
 		err := r.build(ctx, in, f)
 		r.closeFiles()
 		if err != nil {
 			r.kill()
 		}
 		r.dropContents(err == nil)
+		if r.own != nil {
+			r.own.close(err == nil)
+		}
 		built <- err
-		r.minder.Mind(nil, func(tid int, s ptrace.Status) { done.ended.Store(tid, s) })
-	}()
+		r.minder.Mind(nil, func(tid int, s ptrace.Status) { r.done.ended.Store(tid, s) })
+	})
 	if err := <-built; err != nil {
 		return nil, err
 	}
-	done.Cuts = r.cuts
-	return done, nil
+	return &r.done, nil
 }
 
 // A restorer builds one job.
@@ -110,7 +125,8 @@ type restorer struct {
 	threads  map[int]*worker
 	made     bool // the group was
 	minder   *invisible.Minder
-	cuts     []Cut
+	own      *namespace
+	done     Restored
 }
 
 // fits says why the job cannot run on this host.
@@ -144,8 +160,18 @@ func (r *restorer) build(ctx context.Context, in *reader, f *freezer.Freezer) er
 	if name == "" {
 		name = r.job.Group
 	}
+	if r.own != nil {
+		if err := r.own.enter(); err != nil {
+			return err
+		}
+	}
 	if err := r.openFiles(); err != nil {
 		return err
+	}
+	if r.own != nil {
+		if err := r.own.pipe(r); err != nil {
+			return err
+		}
 	}
 	if err := r.findGap(); err != nil {
 		return err
@@ -199,18 +225,44 @@ func (r *restorer) populate(in *reader, f *freezer.Freezer) error {
 			return err
 		}
 	}
-	return r.finishContents()
+	if err := r.finishContents(); err != nil {
+		return err
+	}
+	if r.own != nil {
+		if err := r.becomeInit(); err != nil {
+			return err
+		}
+	}
+	return r.stands()
+}
+
+// stands makes the Restored of a job that is whole.
+func (r *restorer) stands() error {
+	for _, p := range r.job.roots() {
+		r.done.roots = append(r.done.roots, r.byPID[p.PID].pid)
+	}
+	r.done.PID = r.done.roots[0]
+	if r.own != nil {
+		r.done.roots, r.done.status = []int{r.nursery.pid}, r.own.status
+	}
+	fd, err := unix.PidfdOpen(r.done.PID, 0)
+	r.done.first = os.NewFile(uintptr(fd), "pidfd")
+	return err
 }
 
 // letGo lets the job run.
 func (r *restorer) letGo(ctx context.Context) error {
-	r.end(r.nursery)
+	var all []*worker
+	if r.own != nil {
+		all = append(all, r.nursery)
+	} else {
+		r.end(r.nursery)
+	}
 	if r.options.Frozen {
 		if err := r.group.Freeze(ctx, freezer.Why("restored")); err != nil {
 			return err
 		}
 	}
-	var all []*worker
 	for i, w := range r.built {
 		if w == nil {
 			continue
@@ -258,6 +310,10 @@ func (r *restorer) kill() {
 	for _, w := range r.threads {
 		_ = unix.Kill(w.pid, unix.SIGKILL)
 	}
+	var pids []int
+	for _, w := range r.byPID {
+		pids = append(pids, w.pid)
+	}
 	for i := len(r.job.Processes) - 1; i >= 0; i-- {
 		r.end(r.byPID[r.job.Processes[i].PID])
 	}
@@ -265,7 +321,7 @@ func (r *restorer) kill() {
 	for _, t := range r.threads { // their ends are told to their tracer, too
 		_, _ = soon(t.tid)
 	}
-	for pid := range r.byPID { // those below, when orphans come to the caller (PR_SET_CHILD_SUBREAPER)
+	for _, pid := range pids { // those below, when orphans come to the caller (PR_SET_CHILD_SUBREAPER)
 		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	}
 	if r.made && r.group != nil {
@@ -274,11 +330,16 @@ func (r *restorer) kill() {
 }
 
 // Signal sends a signal to the job's first process.
-func (j *Restored) Signal(sig unix.Signal) error { return unix.Kill(j.PID, sig) }
+func (j *Restored) Signal(sig unix.Signal) error {
+	return unix.PidfdSendSignal(int(j.first.Fd()), sig, nil, 0)
+}
 
 // Wait waits until all processes that are children of the caller have ended, and
 // returns how the first one did: with a status, or by a signal.
 func (j *Restored) Wait() (status int, by unix.Signal, err error) {
+	if j.status != nil {
+		return j.waitInNamespace()
+	}
 	for _, pid := range j.roots {
 		s, sig, err := j.await(pid)
 		if err != nil {

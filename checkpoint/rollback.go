@@ -70,7 +70,7 @@ func (r *restorer) rollBack() error {
 		err := unix.Fstat(r.files[i], &st)
 		if err == nil && st.Size > f.Size {
 			err = unix.Ftruncate(r.files[i], f.Size)
-			r.cuts = append(r.cuts, Cut{f.Path, st.Size, f.Size})
+			r.done.Cuts = append(r.done.Cuts, Cut{f.Path, st.Size, f.Size})
 		}
 		if err != nil {
 			return &os.PathError{Op: "truncate", Path: f.Path, Err: err}

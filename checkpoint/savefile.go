@@ -27,7 +27,7 @@ func SaveFile(ctx context.Context, g *freezer.Group, path string, o SaveOptions)
 // unnamed makes a file in a directory that nothing is left of unless it gets a
 // name.
 func unnamed(dir string) (*os.File, error) {
-	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
 	if err == nil || !os.IsExist(err) && unwrapped(err) != unix.EOPNOTSUPP && unwrapped(err) != unix.EISDIR {
 		return f, err
 	}

@@ -31,6 +31,7 @@ const saverEnv = "CHECKPOINT_TEST_SAVER"
 type saverTask struct {
 	Root, Image string
 	Restore     bool
+	NewPIDs     bool
 	Die         int // at its Nth ptrace call: after it, or before it when negative; 0: never
 }
 
@@ -51,7 +52,7 @@ func beSaver(text string) {
 	}
 	f, err := freezer.Open(freezer.WithBackend(freezer.Cgroup2), freezer.WithRoot(task.Root))
 	if err == nil && task.Restore {
-		err = restoreTask(f, task.Image)
+		err = restoreTask(f, task)
 	} else if err == nil {
 		var g *freezer.Group
 		if g, err = f.Group("job"); err == nil {
@@ -65,13 +66,17 @@ func beSaver(text string) {
 	os.Exit(0)
 }
 
-func restoreTask(f *freezer.Freezer, image string) error {
-	r, err := os.Open(image)
+func restoreTask(f *freezer.Freezer, task saverTask) error {
+	r, err := os.Open(task.Image)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	_, err = Restore(context.Background(), r, f, RestoreOptions{})
+	o := RestoreOptions{NewPIDs: task.NewPIDs}
+	if o.NewPIDs {
+		o.Group = "second"
+	}
+	_, err = Restore(context.Background(), r, f, o)
 	return err
 }
 

@@ -144,7 +144,7 @@ func (r *restorer) complete(i int) error {
 			return err
 		}
 	}
-	if err := r.fromOutside(p); err != nil {
+	if err := fromOutside(workers, p); err != nil {
 		return err
 	}
 	return r.leaveShop(workers, p)
@@ -214,11 +214,11 @@ func (r *restorer) completeThread(w *worker, p *Process, t *Thread, first bool) 
 		w.do("timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, uintptr(t.TimerSlack))
 	}
 	for _, info := range t.Pending {
-		w.do("pending signal", unix.SYS_RT_TGSIGQUEUEINFO, uintptr(w.pid), uintptr(w.tid), uintptr(get64(info)&0x7f), w.put(info))
+		w.do("pending signal", unix.SYS_RT_TGSIGQUEUEINFO, uintptr(w.own[0]), uintptr(w.own[1]), uintptr(get64(info)&0x7f), w.put(info))
 	}
 	if first {
 		for _, info := range p.Pending {
-			w.do("pending signal", unix.SYS_RT_SIGQUEUEINFO, uintptr(w.pid), uintptr(get64(info)&0x7f), w.put(info))
+			w.do("pending signal", unix.SYS_RT_SIGQUEUEINFO, uintptr(w.own[0]), uintptr(get64(info)&0x7f), w.put(info))
 		}
 	}
 	if err := r.identify(w, p.Identity); err != nil {
@@ -257,27 +257,28 @@ func clearOnStack(stack []byte) []byte {
 }
 
 // fromOutside sets what needs no help of the process.
-func (r *restorer) fromOutside(p *Process) error {
+func fromOutside(workers []*worker, p *Process) error {
+	pid := workers[0].pid
 	for resource, l := range p.Limits {
-		if err := unix.Prlimit(p.PID, resource, &unix.Rlimit{Cur: l[0], Max: l[1]}, nil); err != nil {
+		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: l[0], Max: l[1]}, nil); err != nil {
 			return fmt.Errorf("process %d: its limit %d: %w", p.PID, resource, err)
 		}
 	}
-	if oneLine(p.PID, "oom_score_adj") != strconv.Itoa(p.OOMScore) {
-		if err := os.WriteFile(proc.Path(p.PID, "oom_score_adj"), []byte(strconv.Itoa(p.OOMScore)), 0); err != nil {
+	if oneLine(pid, "oom_score_adj") != strconv.Itoa(p.OOMScore) {
+		if err := os.WriteFile(proc.Path(pid, "oom_score_adj"), []byte(strconv.Itoa(p.OOMScore)), 0); err != nil {
 			return err
 		}
 	}
 	for i := range p.Threads {
-		t := &p.Threads[i]
-		if err := setScheduling(t.TID, t.Scheduling); err != nil {
+		t, tid := &p.Threads[i], workers[i].tid
+		if err := setScheduling(tid, t.Scheduling); err != nil {
 			return fmt.Errorf("task %d: scheduling: %w", t.TID, err)
 		}
-		if err := setAffinity(t.TID, t.Affinity); err != nil {
+		if err := setAffinity(tid, t.Affinity); err != nil {
 			return fmt.Errorf("task %d: its processors: %w", t.TID, err)
 		}
-		if ioPriority(t.TID) != t.IOPriority {
-			if err := setIOPriority(t.TID, t.IOPriority); err != nil {
+		if ioPriority(tid) != t.IOPriority {
+			if err := setIOPriority(tid, t.IOPriority); err != nil {
 				return fmt.Errorf("task %d: I/O priority: %w", t.TID, err)
 			}
 		}
@@ -287,7 +288,7 @@ func (r *restorer) fromOutside(p *Process) error {
 
 // leaveShop unmaps the workshop, and sets all registers.
 func (r *restorer) leaveShop(workers []*worker, p *Process) error {
-	instruction, err := callInVDSO(p)
+	instruction, err := callInVDSO(workers[0].pid, p)
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,11 @@ import (
 
 // callInVDSO finds an instruction that makes a system call in the kernel's own
 // code, which each process has.
-func callInVDSO(p *Process) (uintptr, error) {
+func callInVDSO(pid int, p *Process) (uintptr, error) {
 	run := kernelRun(p.Mappings)
 	vdso := run[len(run)-1]
 	code := make([]byte, vdso.End-vdso.Start)
-	if err := ptrace.Peek(p.PID, uintptr(vdso.Start), code); err != nil {
+	if err := ptrace.Peek(pid, uintptr(vdso.Start), code); err != nil {
 		return 0, err
 	}
 	at := bytes.Index(code, callInstruction)
