@@ -198,7 +198,7 @@ func TestWhatAnEarlierBootLeftKeepsNoLeaseFromEnding(t *testing.T) {
 			must(t, os.Chtimes(path, before, before))
 		}
 		must(t, g.Add(freezertest.Sleeper(t)))
-		must(t, g.Freeze(t.Context(), freezer.For(50*time.Millisecond)))
+		must(t, g.Freeze(t.Context(), freezer.For(time.Second)))
 		eventuallyThawed(t, g)
 		freezertest.Eventually(t, "what was left is gone", func() bool {
 			entries, err := os.ReadDir(leases)
