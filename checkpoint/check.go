@@ -82,10 +82,12 @@ func look(g *freezer.Group) (*survey, error) {
 	if err := s.members(); err != nil {
 		return nil, err
 	}
+	s.tracked = trackedOf(g)
 	s.all()
 	for i := range s.job.Processes {
 		if p := &s.job.Processes[i]; p.Ended == nil {
 			_ = s.advise(p, p.PID) // it may have changed meanwhile
+			s.now.maps[p.PID] = p.Mappings
 			s.now.odd[p.PID] = slices.ContainsFunc(p.Mappings, func(m Mapping) bool { return m.Locked || m.uncopied() })
 		}
 	}
@@ -99,7 +101,7 @@ func (s *survey) again() (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.before, next.frozen = s.now, s.frozen
+	next.before, next.frozen, next.base, next.tracked = s.now, s.frozen, s.base, s.tracked
 	return next, nil
 }
 

@@ -40,8 +40,9 @@ const stopOptions = unix.PTRACE_O_TRACESYSGOOD
 var errNoCopy = errors.New("it cannot be copied")
 
 // fork makes a copy of the guest's process. Whatever happens to this program
-// meanwhile, the guest waits for the clone, which ends at once, and goes on.
-func (g *guest) fork() (*copied, error) {
+// meanwhile, the guest waits for the clone, which ends at once, and goes on. The clone
+// is also what opens a userfaultfd, so that no file of the process's ever changes.
+func (g *guest) fork(p *Process, since *tracking) (*copied, error) {
 	if err := ptrace.SetOptions(g.tid, stopOptions|unix.PTRACE_O_TRACECLONE); err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func (g *guest) fork() (*copied, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := follow(between)
+	c, err := g.follow(between, p, since)
 	if err == nil {
 		c.regs = g.own
 		twin := *g.room
@@ -109,12 +110,17 @@ func (g *guest) failure() error {
 }
 
 // follow lets the clone fork the copy, and end.
-func follow(between int) (*copied, error) {
+func (g *guest) follow(between int, p *Process, since *tracking) (*copied, error) {
 	if err := born(between); err != nil {
 		return nil, err
 	}
 	if err := ptrace.SetOptions(between, copyOptions); err != nil {
 		return nil, err
+	}
+	if since != nil && since.pages[p.PID] == nil {
+		if err := since.begin(g.room, between, p); err != nil {
+			return nil, err
+		}
 	}
 	var c *copied
 	for {

@@ -65,6 +65,18 @@ func (r *restorer) fill(in *reader) error {
 	if err != nil {
 		return err
 	}
+	if err := r.fillOwn(in, vessels); err != nil || r.job.Base == nil {
+		return err
+	}
+	same := map[int][]run{}
+	for i, runs := range in.same {
+		same[r.job.Processes[i].PID] = ordered(runs)
+	}
+	return r.fillFromBase(r.job.Base, same, vessels, in.file)
+}
+
+// fillOwn stores what the image itself has.
+func (r *restorer) fillOwn(in *reader, vessels []vessel) error {
 	zeros := make([]byte, maxPages)
 	return in.memory(func(o owner, address, length uint64, data []byte) error {
 		var v *vessel

@@ -270,8 +270,9 @@ func (g *guest) ask(answer []byte, nr int, args ...uintptr) error {
 }
 
 // ask asks a stopped process for all that is not seen from without. With fork set
-// it also makes a copy of it, which is left to be asked for what a copy inherits.
-func (s *survey) ask(p *Process, fork bool) (c *copied, err error) {
+// it also makes a copy of it, which is left to be asked for what a copy inherits, and
+// begins to track it if that is wanted and not done.
+func (s *survey) ask(p *Process, fork bool, since *tracking) (c *copied, err error) {
 	r, err := newRoom(p, s.code)
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", p.PID, err)
@@ -289,7 +290,7 @@ func (s *survey) ask(p *Process, fork bool) (c *copied, err error) {
 		switch {
 		case err != nil || i > 0:
 		case fork:
-			c, err = g.fork()
+			c, err = g.fork(p, since)
 		default:
 			err = g.askInherited(p)
 		}

@@ -32,6 +32,7 @@ const (
 	recordPacked = 5 // pages, compressed
 	recordKept   = 6 // a page that has twins further on
 	recordTwins  = 7 // of the page that was kept as the Nth
+	recordBase   = 8 // pages that are as in the base
 )
 
 const (
@@ -127,6 +128,14 @@ func (w *writer) zeros(o owner, address, length uint64) error {
 	o.put(head[:], address)
 	binary.LittleEndian.PutUint64(head[12:], length)
 	return w.locked(recordZeros, head[:])
+}
+
+// same writes that memory is as in the base.
+func (w *writer) same(o owner, r run) error {
+	var head [20]byte
+	o.put(head[:], r.start)
+	binary.LittleEndian.PutUint64(head[12:], r.end-r.start)
+	return w.locked(recordBase, head[:])
 }
 
 // locked is record while others may be writing, too.

@@ -10,7 +10,9 @@ import (
 // their memory. Addresses and sizes are in bytes; numbers of files and shared
 // memory are indexes into the lists here.
 type Job struct {
-	Group     string    `json:"group"` // that it was taken from
+	ID        string    `json:"id"`             // of the image: no other has it
+	Base      *Base     `json:"base,omitempty"` // it has only what changed since
+	Group     string    `json:"group"`          // that it was taken from
 	Taken     time.Time `json:"taken"`
 	Host      string    `json:"host"`
 	Kernel    string    `json:"kernel"`
@@ -20,6 +22,13 @@ type Job struct {
 	Files     []File    `json:"files"`
 	Shared    []Shared  `json:"shared"`
 	Mapped    []Mapped  `json:"mapped"`
+}
+
+// A Base is the image that another one builds on: memory that was not written since
+// is only there.
+type Base struct {
+	ID   string `json:"id"`
+	Path string `json:"path"` // where it was when the other one was written
 }
 
 // A Process is one process of a job. The first of its Threads is the one whose

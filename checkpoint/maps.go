@@ -174,7 +174,9 @@ func (s *survey) flags(p *Process, a area, m *Mapping) {
 	}
 	for _, f := range a.flags {
 		do, known := vmFlags[f]
-		if why := refusedFlags[f]; why != "" {
+		if f == "uw" && s.tracked[p.PID] {
+			continue
+		} else if why := refusedFlags[f]; why != "" {
 			s.hinder(p.PID, a.where(), "%s", why)
 		} else if !known {
 			s.hinder(p.PID, a.where(), "it has the unknown flag %s", f)

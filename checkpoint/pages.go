@@ -4,15 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cgfreezer/freezer/internal/proc"
 )
-
-// A run is a range of memory.
-type run struct{ start, end uint64 }
 
 // The bits of an entry of /proc/PID/pagemap.
 const (
@@ -23,9 +21,8 @@ const (
 	bytesPerEntry = 8
 )
 
-// presentIn finds the pages of a private mapping that the process has made its
-// own: in memory or in swap, and not those of a file. It reads /proc/PID/pagemap.
-func presentIn(pagemap int, start, end uint64) (runs []run, err error) {
+// readPresent is presentIn by reading /proc/PID/pagemap.
+func readPresent(pagemap int, start, end uint64) (runs []run, err error) {
 	buf := make([]byte, min((end-start)/pageSize, pagesAtOnce)*bytesPerEntry)
 	for at := start; at < end; {
 		part := buf[:min(uint64(len(buf)), (end-at)/pageSize*bytesPerEntry)]
@@ -62,6 +59,7 @@ type source struct {
 // Sources are what is read of one or more processes, and the files for that.
 type sources struct {
 	all   []source
+	same  []source // as in the base, which is not read
 	files []int
 }
 
@@ -80,8 +78,9 @@ func (s *sources) open(path string) (int, error) {
 }
 
 // process adds what a process has in those of its private mappings that are
-// wanted. It is read from the process pid: itself or its copy.
-func (s *sources) process(index int, p *Process, pid int, wanted func(*Mapping) bool) error {
+// wanted. It is read from the process pid: itself or its copy. since, if not nil, is
+// what it has written since the base.
+func (s *sources) process(index int, p *Process, pid int, since *tracked, wanted func(*Mapping) bool) error {
 	pagemap, err := s.open(proc.Path(pid, "pagemap"))
 	if err != nil {
 		return err
@@ -104,6 +103,19 @@ func (s *sources) process(index int, p *Process, pid int, wanted func(*Mapping) 
 				return fmt.Errorf("the memory of process %d at %x: %w", p.PID, at, err)
 			}
 			return nil
+		}
+		if written, ok := since.writtenIn(m); ok {
+			if m.Kind == kindFile {
+				// Where such pages were given back the kernel leaves a mark, which looks like
+				// a page in swap.
+				gone, err := scan(pagemap, m.Start, m.End, scanning{all: isSwapped})
+				if err != nil {
+					return err
+				}
+				written = ordered(slices.Concat(written, gone))
+			}
+			s.same = append(s.same, source{owner: owner{index: index}, runs: without(runs, written)})
+			runs = within(runs, written)
 		}
 		s.all = append(s.all, source{owner{index: index}, runs, m.Kind == kindFile, read})
 	}

@@ -20,6 +20,7 @@ type reader struct {
 	count uint32
 
 	kept []*keptPage
+	same map[int][]run // as in the base, by the index of the process, in order
 
 	lock   sync.Mutex    // of all above, while memory is read
 	ended  bool          // nobody is to read on
@@ -82,7 +83,7 @@ func (r *reader) begun() (rec record, length int, err error) {
 	size := binary.LittleEndian.Uint32(rec.head[4:])
 	rec.number = r.count
 	limit := map[uint32]uint32{recordHeader: 4096, recordJob: maxJob, recordPages: maxPages + 12, recordZeros: 20, recordPacked: maxPages + 16,
-		recordKept: pageSize + 12, recordTwins: 20, recordEnd: 0}
+		recordKept: pageSize + 12, recordTwins: 20, recordBase: 20, recordEnd: 0}
 	most, known := limit[rec.kind()]
 	switch {
 	case r.count == 0 && rec.kind() != recordHeader:
@@ -223,6 +224,20 @@ func (r *reader) take(buf []byte) (*record, error) {
 	return &rec, cut(err)
 }
 
+// inherit notes memory that is as in the base.
+func (r *reader) inherit(o owner, as run) error {
+	if o.shared {
+		return damaged("shared memory is in no base")
+	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.same == nil {
+		r.same = map[int][]run{}
+	}
+	r.same[o.index] = append(r.same[o.index], as)
+	return nil
+}
+
 // place has put store what a record has, made in plain if need be.
 func (r *reader) place(rec *record, plain []byte, put func(o owner, address, length uint64, data []byte) error) error {
 	b := rec.content
@@ -247,7 +262,7 @@ func (r *reader) place(rec *record, plain []byte, put func(o owner, address, len
 			return err
 		}
 		length = uint64(len(data))
-	case kind == recordZeros && len(b) == 20:
+	case kind == recordZeros && len(b) == 20, kind == recordBase && len(b) == 20 && r.job.Base != nil:
 		length = binary.LittleEndian.Uint64(b[12:])
 	default:
 		return damaged("record %d stands in the wrong place", rec.number)
@@ -257,6 +272,9 @@ func (r *reader) place(rec *record, plain []byte, put func(o owner, address, len
 	address := binary.LittleEndian.Uint64(b[4:])
 	if !r.job.holds(o, address, length) {
 		return damaged("record %d is for memory that is not there", rec.number)
+	}
+	if rec.kind() == recordBase {
+		return r.inherit(o, run{address, address + length})
 	}
 	return put(o, address, length, data)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -32,7 +34,15 @@ const (
 )
 
 // SaveOptions say how a group is to be checkpointed.
+//
+// With Base, memory that was not written since that image was taken is left out: so
+// it must be there for a restore. That is known if it was the last one that was taken
+// with Track or Base; else, and of processes and mappings that have come since, all is
+// written. With either of the two the next image can have this one as its base, and the
+// job pays 20 to 30 us for the first write to each page from now on (see Untrack).
 type SaveOptions struct {
+	Track    bool
+	Base     string   // the path of an image
 	Leave    Leave    // empty: Running
 	Snapshot Snapshot // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
 	Compress string   // empty, or Zstd
@@ -48,6 +58,9 @@ type Stats struct {
 	Stopped   time.Duration `json:"stopped_ns"`
 	Snapshot  Snapshot      `json:"snapshot"`
 	Reason    string        `json:"reason,omitempty"` // why it was WhileStopped, and not CopyOnWrite
+
+	Base      string `json:"base,omitempty"`      // the image that this one builds on
+	Untracked string `json:"untracked,omitempty"` // why none can build on this one, although that was wanted
 
 	settled chan struct{}
 }
@@ -103,6 +116,11 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	if err != nil {
 		return stats, err
 	}
+	if o.Base != "" {
+		if before.base, err = baseAt(o.Base); err != nil {
+			return stats, err
+		}
+	}
 	if stats.Snapshot, stats.Reason = before.snapshot(o); stats.Snapshot == "" {
 		return stats, fmt.Errorf("no snapshot %q: there are %s and %s", o.Snapshot, CopyOnWrite, WhileStopped)
 	}
@@ -122,7 +140,15 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 
 // save does so, on one thread.
 func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stats *Stats, commit func() error) (*snapshot, error) {
-	s, err := take(ctx, before, stats.Snapshot == CopyOnWrite)
+	var since *tracking
+	if o.Track || o.Base != "" {
+		var err error
+		if since, err = takeTracking(before.group); err != nil {
+			return &snapshot{held: newStopped(nil)}, err
+		}
+		defer since.close()
+	}
+	s, err := take(ctx, before, since, stats.Snapshot == CopyOnWrite)
 	defer s.end()
 	if errors.Is(err, errNoCopy) {
 		stats.Snapshot, stats.Reason = WhileStopped, err.Error()
@@ -131,6 +157,13 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 	if err != nil {
 		return s, err
 	}
+	if s.job.Base != nil {
+		stats.Base = s.job.Base.Path
+	}
+	if stats.Snapshot == CopyOnWrite && s.copies == nil { // so little has changed
+		stats.Snapshot = WhileStopped
+	}
+	commit = s.keepTracking(o, stats, commit)
 	if stats.Snapshot == CopyOnWrite {
 		err = s.toCopies()
 		stats.Stopped = time.Since(s.held.when)
@@ -156,6 +189,38 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 		err = s.mind(safe)
 	}
 	return s, err
+}
+
+// baseAt finds the image that another one is to build on.
+func baseAt(path string) (*Base, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	job, err := ReadJob(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	path, err = filepath.Abs(path)
+	return &Base{job.ID, path}, err
+}
+
+// keepTracking has what is written to memory noted from the image on, when that is
+// whole.
+func (s *snapshot) keepTracking(o SaveOptions, stats *Stats, commit func() error) func() error {
+	if s.since == nil || !o.running() {
+		return commit
+	}
+	return func() error {
+		if err := commit(); err != nil {
+			return err
+		}
+		if err := s.since.keep(s.group, s.job.ID); err != nil {
+			stats.Untracked = err.Error()
+		}
+		return nil
+	}
 }
 
 // anyFrozen says whether a group, or one below it, is frozen by itself.

@@ -25,13 +25,14 @@ type snapshot struct {
 	waits  map[int]invisible.Wait // by TID, from before the stop
 	copies []*copied              // in the order of Job.Processes, when memory is read from copies
 	early  []*chunk               // what copies do not have
+	since  *tracking              // nil: it is not to be noted what is written from now on
 }
 
 // take stops a group, and finds out all about it but for what is in its memory, and
 // what copies of its processes can tell.
-func take(ctx context.Context, before *survey, copying bool) (s *snapshot, err error) {
+func take(ctx context.Context, before *survey, since *tracking, copying bool) (s *snapshot, err error) {
 	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		s = &snapshot{held: newStopped(nil)}
+		s = &snapshot{held: newStopped(nil), since: since}
 		if s.survey, err = before.again(); err == nil {
 			err = s.stop(ctx, copying)
 		}
@@ -70,10 +71,50 @@ func (s *snapshot) gather(ctx context.Context, copying bool) error {
 	if err == nil {
 		err = s.look()
 	}
+	if err == nil && s.since != nil {
+		var much bool
+		much, err = s.lookBack()
+		copying = copying && much
+	}
 	if err == nil {
 		err = s.askAll(copying)
 	}
 	return err
+}
+
+// lookBack finds what was written since the base, and says whether that is so much
+// that to make copies takes less time than to read it, or whether processes are not
+// tracked yet, which begins with a copy.
+func (s *snapshot) lookBack() (much bool, err error) {
+	if s.base != nil && s.base.ID == s.since.since {
+		s.job.Base = s.base
+	}
+	var bytes uint64
+	for i := range s.job.Processes {
+		p := &s.job.Processes[i]
+		t := s.since.pages[p.PID]
+		if p.Ended != nil || t == nil {
+			much = much || p.Ended == nil
+			continue
+		}
+		if err := t.look(p); err == unix.ESRCH {
+			unix.Close(t.fd)
+			delete(s.since.pages, p.PID)
+			much = true
+			continue
+		} else if err != nil {
+			return false, err
+		}
+		for k := range p.Mappings {
+			m := &p.Mappings[k]
+			if runs, ok := t.writtenIn(m); ok {
+				bytes += lengthOf(runs)
+			} else if m.Kind == kindPrivate {
+				bytes += m.End - m.Start
+			}
+		}
+	}
+	return much || s.job.Base == nil || bytes > spool, nil
 }
 
 // end lets go of all that the snapshot holds, as if nothing had been.
@@ -154,7 +195,7 @@ func (s *snapshot) askAll(copying bool) error {
 		if p.Ended != nil {
 			continue
 		}
-		c, err := s.ask(p, copying)
+		c, err := s.ask(p, copying, s.since)
 		if copying {
 			s.copies[i] = c
 		}
@@ -212,7 +253,7 @@ func (s *snapshot) readEarly() error {
 		if err := s.advise(p, p.PID); err != nil {
 			return err
 		}
-		if err := all.process(i, p, p.PID, (*Mapping).uncopied); err != nil {
+		if err := all.process(i, p, p.PID, nil, (*Mapping).uncopied); err != nil {
 			return err
 		}
 	}
@@ -278,8 +319,19 @@ func (s *snapshot) write(to io.Writer, compress string, stats *Stats) error {
 		if s.copies != nil {
 			pid, wanted = s.copies[i].pid, func(m *Mapping) bool { return !m.uncopied() }
 		}
-		if err := all.process(i, p, pid, wanted); err != nil {
+		var since *tracked
+		if s.job.Base != nil {
+			since = s.since.known(p.PID, s.job.Base.ID)
+		}
+		if err := all.process(i, p, pid, since, wanted); err != nil {
 			return err
+		}
+	}
+	for _, from := range all.same {
+		for _, r := range from.runs {
+			if err := w.same(from.owner, r); err != nil {
+				return err
+			}
 		}
 	}
 	if err := all.chunks(w.chunk); err != nil {
@@ -292,16 +344,41 @@ func (s *snapshot) write(to io.Writer, compress string, stats *Stats) error {
 	return nil
 }
 
-// adviseAll finds the flags of all mappings in the processes themselves.
+// adviseAll finds the flags of all mappings in the processes themselves. Those of
+// which little is read keep what was found just before the stop, as to look would
+// take longer than all the rest.
 func (s *snapshot) adviseAll() error {
 	for i := range s.job.Processes {
-		if p := &s.job.Processes[i]; p.Ended == nil {
-			if err := s.advise(p, p.PID); err != nil {
-				return err
-			}
+		p := &s.job.Processes[i]
+		if p.Ended != nil || s.job.Base != nil && s.advisedBefore(p) {
+			continue
+		}
+		if err := s.advise(p, p.PID); err != nil {
+			return err
 		}
 	}
 	return s.refused()
+}
+
+// advisedBefore gives a process's mappings the flags from before the stop, if they
+// are the same mappings.
+func (s *snapshot) advisedBefore(p *Process) bool {
+	before := s.before.maps[p.PID]
+	if len(before) != len(p.Mappings) {
+		return false
+	}
+	for i := range p.Mappings {
+		m, b := &p.Mappings[i], &before[i]
+		if m.Start != b.Start || m.End != b.End || m.Prot != b.Prot || m.Kind != b.Kind || m.Offset != b.Offset || m.Name != b.Name ||
+			m.Kind == kindSharedFile { // it matters whether it could be written
+			return false
+		}
+	}
+	for i := range p.Mappings {
+		m, b := &p.Mappings[i], &before[i]
+		m.Flags, m.Locked, m.Advices = b.Flags, b.Locked, b.Advices
+	}
+	return true
 }
 
 // errReturning is of a job whose last checkpoint was killed so short a time ago

@@ -172,6 +172,25 @@ func (s *subject) restore(t *testing.T, image []byte) *Restored {
 	return job
 }
 
+// restoreFile restores an image from a file.
+func (s *subject) restoreFile(t *testing.T, path string) *Restored {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	job, err := Restore(context.Background(), f, s.f, RestoreOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.group.Kill(context.Background())
+		_, _, _ = job.Wait()
+	})
+	return job
+}
+
 // goesOn has a subject look at its state, and end.
 func goesOn(t *testing.T, s *subject, job *Restored) {
 	t.Helper()

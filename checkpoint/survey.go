@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +37,8 @@ type survey struct {
 	own       map[string]string // namespaces
 	vvar      []Mapping         // of this program
 	code      []byte            // of the vdso, without the zeros at its end
+	base      *Base             // that the next image builds on, if it can
+	tracked   map[int]bool      // processes whose writes are noted, by a userfaultfd of ours
 	before    known             // from a look at the running tasks
 	now       known             // for the next survey
 }
@@ -44,6 +47,7 @@ type survey struct {
 type known struct {
 	mapped map[mappedID]Mapped
 	odd    map[int]bool // by PID: it has mappings that a copy shows not, or not whole
+	maps   map[int][]Mapping
 }
 
 // mappedID names a mapped file as maps does.
@@ -63,7 +67,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 	host, _ := os.Hostname()
 	s := &survey{
 		group:   g,
-		job:     &Job{Group: g.Name(), Taken: time.Now().UTC(), Host: host, Kernel: kernel()},
+		job:     &Job{ID: rand.Text(), Group: g.Name(), Taken: time.Now().UTC(), Host: host, Kernel: kernel()},
 		command: map[int]string{},
 		mapped:  map[string]int{},
 		shared:  map[inode]int{},
@@ -71,7 +75,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		inMemory: map[inode]int{},
 		parents:  map[int]int{},
 		own:      namespaces(os.Getpid()),
-		now:      known{map[mappedID]Mapped{}, map[int]bool{}},
+		now:      known{map[mappedID]Mapped{}, map[int]bool{}, map[int][]Mapping{}},
 	}
 	s.files.pipes = map[inode]string{}
 	var err error

@@ -20,6 +20,9 @@ func (j *Job) check() error {
 	if len(j.Processes) == 0 {
 		return damaged("it has no process")
 	}
+	if len(j.ID) > 64 || j.Base != nil && (j.Base.ID == "" || !clean(j.Base.Path)) {
+		return damaged("its ID, or that of its base, cannot be")
+	}
 	ids := map[int]bool{}
 	for i := range j.Processes {
 		p := &j.Processes[i]

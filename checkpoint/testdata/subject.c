@@ -532,6 +532,73 @@ static void tree(void) {
 #include "sharing.c"
 #include "timers.c"
 
+// rounds changes a little of much memory at each SIGUSR2, and looks at all of it in
+// the end: pages that are written, given back, mapped anew, moved, made zero.
+static volatile sig_atomic_t rounds_told;
+static void on_round(int s) { (void)s; rounds_told++; }
+static void rounds(void) {
+	size_t n = 48 << 20;
+	struct sigaction a = {.sa_handler = on_round};
+	sigaction(SIGUSR2, &a, 0);
+	sigset_t s;
+	sigemptyset(&s);
+	sigaddset(&s, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &s, 0);
+	unsigned *p = mmap(0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	fill(p, n, 1);
+	int exe = open("/proc/self/exe", O_RDONLY);
+	char *file = mmap(0, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE, exe, 0), was = file[4096 + 7];
+	file[7] = 'x';
+	file[4096 + 7] = was + 1;
+	char *moved = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	fill((void *)moved, 1 << 20, 7);
+	char *fresh = 0, *split = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	fill((void *)split, 1 << 20, 9);
+	ready();
+	sigset_t none;
+	sigfillset(&none);
+	sigdelset(&none, SIGUSR1);
+	sigdelset(&none, SIGUSR2);
+	int done = 0;
+	while (!go) {
+		sigsuspend(&none);
+		if (done == rounds_told) continue;
+		if (++done == 1) {
+			p[5 << 18] = 4711;
+			memset((char *)p + (8 << 20), 0, 8192);
+			madvise((char *)p + (12 << 20), 65536, MADV_DONTNEED);
+			madvise(file + 4096, 4096, MADV_DONTNEED);
+			munmap((char *)p + (16 << 20), 1 << 20);
+			fresh = mmap((char *)p + (16 << 20), 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+			fresh[1] = 'f';
+			moved = mremap(moved, 1 << 20, 1 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, moved + (64L << 30));
+			mprotect(split + (512 << 10), 512 << 10, PROT_READ);
+		} else {
+			p[6 << 18] = 4712;
+			fresh[2] = 'g';
+			file[7] = 'y';
+		}
+		printf("round %d\n", done);
+		fflush(stdout);
+	}
+	CHECK(done == 2);
+	CHECK(p[5 << 18] == 4711 && p[6 << 18] == 4712);
+	CHECK(file[7] == 'y' && file[4096 + 7] == was);
+	CHECK(fresh[1] == 'f' && fresh[2] == 'g' && fresh[3] == 0 && fresh[70000] == 0);
+	CHECK(filled((void *)moved, 1 << 20, 7));
+	CHECK(filled((void *)split, 1 << 20, 9));
+	unsigned seed = 1;
+	for (size_t i = 0; i < n / 4; i++) {
+		seed = seed * 1664525 + 1013904223;
+		size_t at = i * 4;
+		unsigned want = seed;
+		if (at >= 16 << 20 && at < 17 << 20) continue;
+		if ((at >= 8 << 20 && at < (8 << 20) + 8192) || (at >= 12 << 20 && at < (12 << 20) + 65536)) want = 0;
+		if (i == 5 << 18 || i == 6 << 18) continue;
+		if (p[i] != want) { CHECK(!"memory is as it was"); break; }
+	}
+}
+
 int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "again")) return 0;
 	prepare();
@@ -547,6 +614,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
+	else if (!strcmp(argv[1], "rounds")) rounds();
 	else if (!strcmp(argv[1], "sleeps")) sleeps(argc > 2 ? 6 : 8); // interrupted
 	else return 99;
 	return failures ? 1 : 0;
