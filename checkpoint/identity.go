@@ -1,7 +1,9 @@
 package checkpoint
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,11 +24,9 @@ func (r *restorer) identify(w *worker, id Identity) error {
 	own := readIdentity(func(field string) string { return proc.StatusField(status, field) })
 	same := own.same(id) && id.SecureBits == 0
 	if !same {
-		groups := make([]byte, 4*len(id.Groups)+8)
-		for i, g := range id.Groups {
-			put64(groups[4*i:], uint64(uint32(g)))
+		if err := setGroups(w, own, id); err != nil {
+			return err
 		}
-		w.do("groups", unix.SYS_SETGROUPS, uintptr(len(id.Groups)), w.put(groups))
 		w.do("GIDs", unix.SYS_SETRESGID, uintptr(id.GIDs[0]), uintptr(id.GIDs[1]), uintptr(id.GIDs[2]))
 		w.do("file system GID", unix.SYS_SETFSGID, uintptr(id.GIDs[3]))
 		for c := range 64 {
@@ -57,6 +57,28 @@ func (r *restorer) identify(w *worker, id Identity) error {
 	if id.NoNewPrivs {
 		w.do("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
+	return nil
+}
+
+// setGroups has a thread be in its groups. In the user namespace of a user nobody can
+// change them: there they must be as many, and those that are known there the same.
+func setGroups(w *worker, own, id Identity) error {
+	if policy, err := os.ReadFile("/proc/self/setgroups"); err == nil && strings.TrimSpace(string(policy)) == "deny" {
+		const unknown = 65534 // as which a namespace shows all others
+		for i, g := range own.Groups {
+			if len(own.Groups) != len(id.Groups) || g != unknown && g != id.Groups[i] {
+				return fmt.Errorf("process %d: its groups are %v: only root can set them", w.own[0], id.Groups)
+			}
+		}
+		if len(own.Groups) == len(id.Groups) {
+			return nil
+		}
+	}
+	groups := make([]byte, 4*len(id.Groups)+8)
+	for i, g := range id.Groups {
+		put64(groups[4*i:], uint64(uint32(g)))
+	}
+	w.do("groups", unix.SYS_SETGROUPS, uintptr(len(id.Groups)), w.put(groups))
 	return nil
 }
 

@@ -147,6 +147,9 @@ The processes get the PIDs that they had, which needs root or CAP_CHECKPOINT_RES
 }
 
 func (c *restoreCmd) Run(s *session) error {
+	if !mayChoosePIDs() {
+		return restoreAsUser()
+	}
 	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files), NewPIDs: c.NewPIDs}
 	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
@@ -211,8 +214,7 @@ var passed = []os.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, sysca
 // its foreground group already.
 func pass(got <-chan os.Signal, job *checkpoint.Restored) {
 	for sig := range got {
-		fromKey := sig == syscall.SIGINT || sig == syscall.SIGQUIT || sig == syscall.SIGWINCH
-		if group, err := unix.Getpgid(job.PID); fromKey && err == nil && group == unix.Getpgrp() {
+		if group, err := unix.Getpgid(job.PID); fromKey(sig) && err == nil && group == unix.Getpgrp() {
 			continue
 		}
 		_ = job.Signal(sig.(syscall.Signal))
