@@ -86,7 +86,7 @@ func (s *survey) descriptor(p *Process, fd int) {
 	f := File{Flags: flags}
 	f.Offset, _ = strconv.ParseInt(text("pos"), 10, 64)
 	if flags&unix.O_ASYNC != 0 {
-		s.hinder(p.PID, where, "it sends signals (O_ASYNC)")
+		f.Owner = s.owner(p, fd, where)
 	}
 	s.open(p, fd, where, link, &st, info, &f)
 	d.File = len(s.job.Files)
@@ -178,6 +178,8 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 		case "eventpoll":
 			f.Kind = filePoll
 			s.watches(p, where, info, f)
+		case fileInotify:
+			s.inotify(p, fd, where, info, f)
 		case fileSignal:
 			f.Mask = number("sigmask", 16)
 		case fileTimer:
@@ -295,6 +297,7 @@ func (t *fileTable) finish(s *survey) {
 		}
 	}
 	s.sharedOutside(outside)
+	s.owned()
 	s.keepMemory(outside)
 	s.outside()
 }

@@ -132,10 +132,14 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		"memory -1": func(j *Job) {
 			j.Shared[0].Contents = &Contents{Kind: contentsSystemV, Path: "/a", Length: 1 << 20, ID: -1}
 		},
-		"a timer twice":     func(j *Job) { j.Processes[0].PosixTimers = []PosixTimer{{ID: 1}, {ID: 1}} },
-		"a timer's thread":  func(j *Job) { j.Processes[0].PosixTimers = []PosixTimer{{Notify: 2}} },
-		"half a packet":     func(j *Job) { j.Files = []File{{Kind: filePipe, Data: []byte("abc"), Packets: []int{2}}} },
-		"an empty packet":   func(j *Job) { j.Files = []File{{Kind: filePipe, Data: []byte("abc"), Packets: []int{3, 0}}} },
+		"a timer twice":    func(j *Job) { j.Processes[0].PosixTimers = []PosixTimer{{ID: 1}, {ID: 1}} },
+		"a timer's thread": func(j *Job) { j.Processes[0].PosixTimers = []PosixTimer{{Notify: 2}} },
+		"half a packet":    func(j *Job) { j.Files = []File{{Kind: filePipe, Data: []byte("abc"), Packets: []int{2}}} },
+		"an empty packet":  func(j *Job) { j.Files = []File{{Kind: filePipe, Data: []byte("abc"), Packets: []int{3, 0}}} },
+		"a watch twice": func(j *Job) {
+			j.Files = []File{{Kind: fileInotify, Paths: []WatchedPath{{WD: 1, Path: "/"}, {WD: 1, Path: "/"}}}}
+		},
+		"a foreign owner":   func(j *Job) { j.Files = []File{{Owner: &Owner{ID: 1}}} },
 		"a lock of nothing": func(j *Job) { j.Processes[0].Locks = []Lock{{FD: 5, Kind: lockFlock}} },
 		"endless shared":    func(j *Job) { j.Shared[0].Size = 1 << 63 },
 	} {

@@ -133,24 +133,26 @@ type Descriptor struct {
 
 // A File is an open file, which descriptors of several processes may share.
 type File struct {
-	Kind    string    `json:"kind"`
-	Path    string    `json:"path,omitempty"`
-	Flags   int       `json:"flags"` // O_
-	Offset  int64     `json:"offset,omitempty"`
-	Size    int64     `json:"size,omitempty"`
-	Mtime   time.Time `json:"mtime,omitzero"`
-	Tail    uint32    `json:"tail,omitempty"`    // CRC32C of the last bytes, to know what only grew
-	Count   uint64    `json:"count,omitempty"`   // of an eventfd
-	Clock   int       `json:"clock,omitempty"`   // of a timerfd
-	Timer   Timer     `json:"timer,omitzero"`    // of a timerfd, in ns
-	Mask    uint64    `json:"mask,omitempty"`    // of a signalfd
-	Pipe    uint64    `json:"pipe,omitempty"`    // both ends have the same number
-	Data    []byte    `json:"data,omitempty"`    // that is in a pipe, with its read end
-	Room    int       `json:"room,omitempty"`    // of a pipe
-	Packets []int     `json:"packets,omitempty"` // the lengths of those that the data is made of (O_DIRECT)
-	Watch   []Watch   `json:"watch,omitempty"`   // of an epoll
-	Stream  int       `json:"stream,omitempty"`  // of what goes outside: 0, 1 or 2
-	Shared  int       `json:"shared,omitempty"`  // in Job.Shared, of one whose contents are in the image
+	Kind    string        `json:"kind"`
+	Path    string        `json:"path,omitempty"`
+	Flags   int           `json:"flags"` // O_
+	Offset  int64         `json:"offset,omitempty"`
+	Size    int64         `json:"size,omitempty"`
+	Mtime   time.Time     `json:"mtime,omitzero"`
+	Tail    uint32        `json:"tail,omitempty"`    // CRC32C of the last bytes, to know what only grew
+	Count   uint64        `json:"count,omitempty"`   // of an eventfd
+	Clock   int           `json:"clock,omitempty"`   // of a timerfd
+	Timer   Timer         `json:"timer,omitzero"`    // of a timerfd, in ns
+	Mask    uint64        `json:"mask,omitempty"`    // of a signalfd
+	Pipe    uint64        `json:"pipe,omitempty"`    // both ends have the same number
+	Data    []byte        `json:"data,omitempty"`    // that is in a pipe, with its read end
+	Room    int           `json:"room,omitempty"`    // of a pipe
+	Packets []int         `json:"packets,omitempty"` // the lengths of those that the data is made of (O_DIRECT)
+	Paths   []WatchedPath `json:"paths,omitempty"`   // of an inotify
+	Owner   *Owner        `json:"owner,omitempty"`   // who gets signals
+	Watch   []Watch       `json:"watch,omitempty"`   // of an epoll
+	Stream  int           `json:"stream,omitempty"`  // of what goes outside: 0, 1 or 2
+	Shared  int           `json:"shared,omitempty"`  // in Job.Shared, of one whose contents are in the image
 }
 
 // The kinds of open files.
@@ -163,6 +165,7 @@ const (
 	fileEvent     = "eventfd"
 	fileTimer     = "timerfd"
 	fileSignal    = "signalfd"
+	fileInotify   = "inotify"
 	filePoll      = "epoll"
 	fileOfImage   = "file in the image"
 	fileOutside   = "outside" // a terminal, pipe or socket of others, as a standard stream

@@ -128,6 +128,8 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 		return file, err
 	case filePoll:
 		return unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	case fileInotify:
+		return unix.InotifyInit1(nonblock | unix.IN_CLOEXEC)
 	case fileSignal:
 		var set unix.Sigset_t
 		set.Val[0] = f.Mask

@@ -63,7 +63,7 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 	if err != nil {
 		return nil, err
 	}
-	r := &restorer{job: job, options: o, byPID: map[int]*worker{}, minder: invisible.NewMinder()}
+	r := &restorer{job: job, options: o, byPID: map[int]*worker{}, sending: map[int]bool{}, minder: invisible.NewMinder()}
 	if err := r.fits(); err != nil {
 		return nil, err
 	}
@@ -123,7 +123,8 @@ type restorer struct {
 	byPID    map[int]*worker
 	built    []*worker // in the order of Job.Processes, nil for those that ended
 	threads  map[int]*worker
-	made     bool // the group was
+	sending  map[int]bool // the places in Job.Files of those that send signals
+	made     bool         // the group was
 	minder   *invisible.Minder
 	own      *namespace
 	done     Restored
@@ -225,8 +226,10 @@ func (r *restorer) populate(in *reader, f *freezer.Freezer) error {
 			return err
 		}
 	}
-	if err := r.finishContents(); err != nil {
-		return err
+	for _, last := range []func() error{r.watchPaths, r.tellOwners, r.finishContents} {
+		if err := last(); err != nil {
+			return err
+		}
 	}
 	if r.own != nil {
 		if err := r.becomeInit(); err != nil {

@@ -189,6 +189,7 @@ func (r *restorer) handOut(i int, w *worker, p *Process) error {
 		}
 		f.Watch = nil // for the other processes that have it
 	}
+	r.sendSignals(w, p)
 	if err := w.work(); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (j *Job) check() error {
 		}
 	}
 	for i, f := range j.Files {
-		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || !f.checkPipe() || f.Kind == fileOfImage && !j.hasContents(f.Shared) {
+		if f.Path != "" && !clean(f.Path) || f.Stream < 0 || f.Stream > 2 || f.Offset < 0 || f.Room < 0 || !f.checkPipe() || !f.checkPaths() || f.Owner != nil && !f.Owner.in(ids) || f.Kind == fileOfImage && !j.hasContents(f.Shared) {
 			return damaged("file %d cannot be", i)
 		}
 	}

@@ -531,6 +531,7 @@ static void tree(void) {
 #include "pipes.c"
 #include "sharing.c"
 #include "timers.c"
+#include "watches.c"
 
 // rounds changes a little of much memory at each SIGUSR2, and looks at all of it in
 // the end: pages that are written, given back, mapped anew, moved, made zero.
@@ -611,6 +612,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "pipes")) pipes();
 	else if (!strcmp(argv[1], "sharing")) sharing();
 	else if (!strcmp(argv[1], "timers")) timers();
+	else if (!strcmp(argv[1], "watches")) watches();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
