@@ -287,6 +287,9 @@ func (s *survey) ask(p *Process, fork bool, since *tracking) (c *copied, err err
 		if err == nil && i == 0 {
 			err = g.askProcess(p)
 		}
+		if err == nil && i == 0 {
+			err = s.askTold(g, p)
+		}
 		switch {
 		case err != nil || i > 0:
 		case fork:

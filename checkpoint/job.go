@@ -44,6 +44,9 @@ type Process struct {
 	ExitSignal   int      `json:"exit_signal"`
 	Ended        *int     `json:"ended,omitempty"` // the wait status of a zombie, which has nothing else
 
+	Stopped bool `json:"stopped,omitempty"` // by SIGSTOP or ^Z
+	Told    bool `json:"told,omitempty"`    // its parent knows that
+
 	Threads     []Thread     `json:"threads"`
 	Mappings    []Mapping    `json:"mappings"`
 	Layout      Layout       `json:"layout"`

@@ -217,7 +217,7 @@ func (r *restorer) makeTree(f *freezer.Freezer) error {
 			}
 		}
 	}
-	return nil
+	return r.stopAgain()
 }
 
 // spawn makes a process and all below it. Children that are in the session which

@@ -90,8 +90,8 @@ func (r *restorer) tellOwners() error {
 			continue
 		}
 		var err error
-		if o.ID != 0 {
-			err = o.fcntl(r.files[i], unix.F_SETOWN_EX)
+		if here := (Owner{Type: o.Type, ID: r.idHere(o.ID)}); o.ID != 0 {
+			err = here.fcntl(r.files[i], unix.F_SETOWN_EX)
 		}
 		if err == nil {
 			_, err = unix.FcntlInt(uintptr(r.files[i]), fSetSig, o.Signal)
@@ -101,4 +101,15 @@ func (r *restorer) tellOwners() error {
 		}
 	}
 	return nil
+}
+
+// idHere is what a PID or TID of the job is for this program.
+func (r *restorer) idHere(id int32) int32 {
+	if w := r.byPID[int(id)]; w != nil {
+		return int32(w.pid)
+	}
+	if w := r.threads[int(id)]; w != nil {
+		return int32(w.tid)
+	}
+	return id
 }

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/freezertest"
 )
@@ -79,17 +77,6 @@ func TestObstaclesAreNamed(t *testing.T) {
 			lives(t, s)
 		})
 	}
-}
-
-func TestAStoppedGroupIsRefused(t *testing.T) {
-	s := start(t, cSubject(t, "registers"))
-	_ = s.cmd.Process.Signal(unix.SIGSTOP)
-	freezertest.Eventually(t, "it is stopped", func() bool { p, ok := freezer.Describe(s.cmd.Process.Pid); return ok && p.State == "T" })
-	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); err == nil || !strings.Contains(err.Error(), "stopped by a signal") {
-		t.Error(err)
-	}
-	_ = s.cmd.Process.Signal(unix.SIGCONT)
-	lives(t, s)
 }
 
 func TestAPIDThatIsTakenIsNamed(t *testing.T) {

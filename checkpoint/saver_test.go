@@ -31,6 +31,7 @@ const saverEnv = "CHECKPOINT_TEST_SAVER"
 type saverTask struct {
 	Root, Image string
 	Restore     bool
+	Track       bool
 	NewPIDs     bool
 	Die         int // at its Nth ptrace call: after it, or before it when negative; 0: never
 }
@@ -56,7 +57,7 @@ func beSaver(text string) {
 	} else if err == nil {
 		var g *freezer.Group
 		if g, err = f.Group("job"); err == nil {
-			_, err = SaveFile(context.Background(), g, task.Image, SaveOptions{})
+			_, err = SaveFile(context.Background(), g, task.Image, SaveOptions{Track: task.Track})
 		}
 	}
 	if err != nil {

@@ -120,6 +120,7 @@ func (r *restorer) complete(i int) error {
 	for _, h := range p.Handlers {
 		w.do(fmt.Sprintf("handling signal %d", h.Signal), unix.SYS_RT_SIGACTION, uintptr(h.Signal), w.put(h.Action), 0, 8)
 	}
+	r.tell(w, p)
 	w.do("umask", unix.SYS_UMASK, uintptr(p.Umask))
 	if p.Personality != 0 {
 		w.do("personality", unix.SYS_PERSONALITY, uintptr(p.Personality))
@@ -308,7 +309,9 @@ func (r *restorer) leaveShop(workers []*worker, p *Process) error {
 		if err := ptrace.SetSignalMask(w.tid, t.Blocked); err != nil {
 			return err
 		}
-		w.left = t.Left
+		if !p.Stopped { // else it sleeps all of it when it goes on
+			w.left = t.Left
+		}
 	}
 	return nil
 }

@@ -176,9 +176,16 @@ func (s *snapshot) look() error {
 		return err
 	}
 	for i := range s.job.Processes {
-		if p := &s.job.Processes[i]; p.Ended == nil && s.returning(p) {
-			return errReturning
+		p := &s.job.Processes[i]
+		if p.Ended != nil || !s.returning(p) {
+			continue
 		}
+		if p.Stopped {
+			if err := s.goBack(p); err != nil {
+				return err
+			}
+		}
+		return errReturning
 	}
 	return nil
 }
@@ -389,14 +396,16 @@ var errReturning = errors.New("a task has not gone on since a checkpoint of it w
 // returning says whether a thread of a process is in the code that a killed
 // checkpoint left it in.
 func (s *survey) returning(p *Process) bool {
+	return slices.ContainsFunc(p.Threads, func(t Thread) bool { return s.inGuestCode(p, &t.Registers) })
+}
+
+// inGuestCode says whether a thread of a process with these registers is in what is
+// not the kernel's of the vdso.
+func (s *survey) inGuestCode(p *Process, r *ptrace.Regs) bool {
 	run := kernelRun(p.Mappings)
-	for i := range p.Threads {
-		vdso := run[len(run)-1]
-		if pc := uint64(p.Threads[i].Registers.PC()); pc >= vdso.Start+uint64(len(s.code)) && pc < vdso.End {
-			return true
-		}
-	}
-	return false
+	vdso := run[len(run)-1]
+	pc := uint64(r.PC())
+	return pc >= vdso.Start+uint64(len(s.code)) && pc < vdso.End
 }
 
 // errUnknownCall is of a task in a system call that the kernel has started again
@@ -409,9 +418,7 @@ func (s *snapshot) registers(p *Process, t *Thread) error {
 	if err != nil {
 		return err
 	}
-	if status.GroupStop() {
-		s.hinder(p.PID, "process", "it is stopped by a signal (SIGSTOP or ^Z)")
-	}
+	p.Stopped = p.Stopped || status.GroupStop()
 	regs, err := ptrace.Registers(t.TID)
 	if err == unix.EOPNOTSUPP {
 		s.hinder(p.PID, "process", "it runs 32-bit code")

@@ -12,7 +12,8 @@ type Summary struct {
 	Taken     time.Time        `json:"taken"`
 	Host      string           `json:"host"`
 	Kernel    string           `json:"kernel"`
-	Needs     []string         `json:"needs"` // options that the restore must be given
+	Needs     []string         `json:"needs"`          // options that the restore must be given
+	Base      string           `json:"base,omitempty"` // the image that it builds on
 	Processes []ProcessSummary `json:"processes"`
 }
 
@@ -37,6 +38,9 @@ type FileSummary struct {
 // Summarize makes a summary of a job.
 func (j *Job) Summarize() Summary {
 	s := Summary{Group: j.Group, Taken: j.Taken, Host: j.Host, Kernel: j.Kernel, Needs: []string{}, Processes: []ProcessSummary{}}
+	if j.Base != nil {
+		s.Base = j.Base.Path
+	}
 	for i, stream := range streams {
 		for _, f := range j.Files {
 			if f.Kind == fileOutside && f.Stream == i {

@@ -319,10 +319,7 @@ func (s *survey) process(p *Process) {
 
 // state finds what is unusual of a process as a whole.
 func (s *survey) state(pid int, state byte, text func(string) string) {
-	switch state {
-	case 'T':
-		s.hinder(pid, "process", "it is stopped by a signal (SIGSTOP or ^Z)")
-	case 'Z':
+	if state == 'Z' {
 		s.hinder(pid, "process", "its first thread has ended, but others go on")
 	}
 	if by, _ := strconv.Atoi(text("TracerPid")); by != 0 && proc.Process(by) != os.Getpid() {

@@ -5,8 +5,10 @@ package checkpoint
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,4 +180,38 @@ func TestTheTrackerEndsWithTheJob(t *testing.T) {
 	}
 	s.end(t, image)
 	freezertest.Eventually(t, "the tracker is gone", func() bool { st, err := proc.ReadStat(pid); return err != nil || st.State == 'Z' })
+}
+
+// Whoever begins to track a job is killed: the job is unharmed, and nothing is left in
+// it.
+func TestKillingWhoBeginsToTrackHarmsNothing(t *testing.T) {
+	s := start(t, cSubject(t, "rounds"))
+	pid := s.cmd.Process.Pid
+	before := fdsOf(pid)
+	image := filepath.Join(t.TempDir(), "image")
+	t.Cleanup(func() { _ = Untrack(s.group) })
+	n := 1
+	for ; ; n++ {
+		err := saver(t, saverTask{Root: s.f.Root(), Image: image, Die: -n, Track: true}).Run()
+		s.alive(t, fmt.Sprint("killed at call ", n))
+		if after := fdsOf(pid); !slices.Equal(after, before) {
+			t.Fatalf("killed at call %d, it had the descriptors %v, and has %v", n, before, after)
+		}
+		if err == nil {
+			break
+		}
+		if Tracked(s.group) != "" {
+			t.Fatalf("killed at call %d, a tracker is left", n)
+		}
+	}
+	t.Logf("it makes %d calls", n-1)
+	if Tracked(s.group) == "" {
+		t.Error("it is not tracked in the end")
+	}
+	if err := Untrack(s.group); err != nil {
+		t.Fatal(err)
+	}
+	s.tell(t, "round 1")
+	s.tell(t, "round 2")
+	lives(t, s)
 }

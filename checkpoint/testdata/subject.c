@@ -530,6 +530,7 @@ static void tree(void) {
 #include "nameless.c"
 #include "pipes.c"
 #include "sharing.c"
+#include "stopped.c"
 #include "timers.c"
 #include "watches.c"
 
@@ -613,6 +614,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "sharing")) sharing();
 	else if (!strcmp(argv[1], "timers")) timers();
 	else if (!strcmp(argv[1], "watches")) watches();
+	else if (!strcmp(argv[1], "stopped")) stopped();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
