@@ -27,7 +27,10 @@ func ordered(runs []run) (all []run) {
 
 // openBase opens the image that another one builds on: where it was, or beside that
 // one, if that is a file.
-func openBase(b *Base, beside *os.File) (*os.File, error) {
+func (r *restorer) openBase(b *Base, beside *os.File) (*os.File, error) {
+	if image := r.options.bases[b.ID]; image != nil {
+		return os.Open(fmt.Sprintf("/proc/self/fd/%d", image.Fd()))
+	}
 	f, err := os.Open(b.Path)
 	if err != nil && beside != nil {
 		if other, e := os.Open(filepath.Join(filepath.Dir(beside.Name()), filepath.Base(b.Path))); e == nil {
@@ -53,9 +56,9 @@ func baseReader(b *Base, f *os.File) (*reader, error) {
 	return in, nil
 }
 
-// fillFromBase stores what is as in the base, and as in that one's base, and so on.
+// fillFromBases stores what is as in the base, and as in that one's base, and so on.
 // The memory is given by PID.
-func (r *restorer) fillFromBase(b *Base, same map[int][]run, vessels []vessel, beside *os.File) error {
+func (r *restorer) fillFromBases(b *Base, same map[int][]run, vessels []vessel, beside *os.File) error {
 	byPID := map[int]*vessel{}
 	for i := range r.job.Processes {
 		byPID[r.job.Processes[i].PID] = &vessels[i]
@@ -64,7 +67,7 @@ func (r *restorer) fillFromBase(b *Base, same map[int][]run, vessels []vessel, b
 		if depth > maxBases {
 			return damaged("it builds on too many others")
 		}
-		f, err := openBase(b, beside)
+		f, err := r.openBase(b, beside)
 		if err != nil {
 			return err
 		}

@@ -72,7 +72,7 @@ func (r *restorer) fill(in *reader) error {
 	for i, runs := range in.same {
 		same[r.job.Processes[i].PID] = ordered(runs)
 	}
-	return r.fillFromBase(r.job.Base, same, vessels, in.file)
+	return r.fillFromBases(r.job.Base, same, vessels, in.file)
 }
 
 // fillOwn stores what the image itself has.

@@ -24,7 +24,9 @@ type RestoreOptions struct {
 	Frozen  bool        // it is to be frozen when it is whole
 	Streams [3]*os.File // in place of standard streams that went outside
 	Files   FilePolicy  // what may have become of the files that were open
-	NewPIDs bool        // the job gets a PID namespace of its own, and there the PIDs that it had
+
+	bases   map[string]*os.File // by their IDs, of images that were received
+	NewPIDs bool                // the job gets a PID namespace of its own, and there the PIDs that it had
 }
 
 // A Restored job is the children of this process, and what is below them.

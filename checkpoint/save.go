@@ -43,6 +43,7 @@ const (
 type SaveOptions struct {
 	Track    bool
 	Base     string   // the path of an image
+	base     *Base    // the same, for one that has no path
 	Leave    Leave    // empty: Running
 	Snapshot Snapshot // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
 	Compress string   // empty, or Zstd
@@ -52,6 +53,7 @@ func (o SaveOptions) running() bool { return o.Leave == "" || o.Leave == Running
 
 // Stats are the costs of a checkpoint.
 type Stats struct {
+	ID        string        `json:"id"` // of the image
 	Processes int           `json:"processes"`
 	Tasks     int           `json:"tasks"`
 	Bytes     int64         `json:"bytes"` // of the image
@@ -116,6 +118,7 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 	if err != nil {
 		return stats, err
 	}
+	before.base = o.base
 	if o.Base != "" {
 		if before.base, err = baseAt(o.Base); err != nil {
 			return stats, err
@@ -141,7 +144,7 @@ func save(ctx context.Context, g *freezer.Group, w io.Writer, o SaveOptions, com
 // save does so, on one thread.
 func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stats *Stats, commit func() error) (*snapshot, error) {
 	var since *tracking
-	if o.Track || o.Base != "" {
+	if o.Track || before.base != nil {
 		var err error
 		if since, err = takeTracking(before.group); err != nil {
 			return &snapshot{held: newStopped(nil)}, err
@@ -157,6 +160,7 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 	if err != nil {
 		return s, err
 	}
+	stats.ID = s.job.ID
 	if s.job.Base != nil {
 		stats.Base = s.job.Base.Path
 	}
@@ -181,6 +185,8 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 		s.held.forget()
 		if err = safe(); err == nil {
 			err = finish(ctx, s.group, o.Leave)
+		} else if errors.Is(err, ErrLost) {
+			err = errors.Join(err, finish(ctx, s.group, Frozen))
 		}
 	}
 	s.held.release()

@@ -173,20 +173,9 @@ func (c *restoreCmd) Run(s *session) error {
 	if !mayChoosePIDs() {
 		return restoreAsUser()
 	}
-	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files), NewPIDs: c.NewPIDs}
-	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
-		if name == "" {
-			continue
-		}
-		if i == 0 && name == "-" && c.Image == "-" {
-			return &statusError{usage, errors.New("restore: standard input cannot be the image and the job's")}
-		}
-		f, err := stream(name, own[i])
-		if err != nil {
-			return err
-		}
-		o.Streams[i] = f
+	o, err := c.options()
+	if err != nil {
+		return err
 	}
 	f, err := s.open()
 	if err != nil {
@@ -217,6 +206,26 @@ func (c *restoreCmd) Run(s *session) error {
 	}
 	os.Exit(status)
 	return nil
+}
+
+// options are what the flags say.
+func (c *restoreCmd) options() (checkpoint.RestoreOptions, error) {
+	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files), NewPIDs: c.NewPIDs}
+	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
+		if name == "" {
+			continue
+		}
+		if i == 0 && name == "-" && c.Image == "-" {
+			return o, &statusError{usage, errors.New("restore: standard input cannot be the image and the job's")}
+		}
+		f, err := stream(name, own[i])
+		if err != nil {
+			return o, err
+		}
+		o.Streams[i] = f
+	}
+	return o, nil
 }
 
 // stream opens what a standard stream of the job is to be.

@@ -61,6 +61,7 @@ func commands() []command {
 		{name: "rm", help: "Remove groups.", cmd: &rmCmd{}},
 		{name: "check", help: "List what keeps a group from being checkpointed.", cmd: &checkCmd{}},
 		{name: "checkpoint", help: "Write all that a group's processes are to an image.", cmd: &checkpointCmd{}},
+		{name: "migrate", help: "Move a group's processes to another host.", cmd: &migrateCmd{}},
 		{name: "restore", help: "Start the processes of an image again.", cmd: &restoreCmd{}},
 		{name: "inspect", help: "Show what is in an image.", cmd: &inspectCmd{}},
 		{name: "verify", help: "Check that an image is whole.", cmd: &verifyCmd{}},
@@ -72,6 +73,7 @@ func commands() []command {
 		{name: "completion", help: "Print a shell's completion script.", cmd: &completionCmd{}},
 		{name: "man", help: "Print the manual page.", cmd: &manCmd{}},
 		{name: "complete", help: "What completion scripts ask.", cmd: &completeCmd{}, hidden: true},
+		{name: "receive", help: "The other side of migrate.", cmd: &receiveCmd{}, hidden: true},
 		{name: "keeper", help: "End leases (started by this program itself).", cmd: &keeperCmd{}, hidden: true},
 	}
 }

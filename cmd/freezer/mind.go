@@ -87,6 +87,17 @@ func thawNeedsMinder(g *freezer.Group) bool {
 	return g.Backend() == freezer.Cgroup2 && g.ThawsInvisibly()
 }
 
+// leaveTerminal gives up what the user sees of this process, which stays.
+func leaveTerminal() {
+	_ = os.Chdir("/")
+	if null, err := unix.Open(os.DevNull, unix.O_RDWR, 0); err == nil {
+		for fd := range 3 {
+			_ = unix.Dup3(null, fd, 0)
+		}
+		unix.Close(null)
+	}
+}
+
 // mind tells the exit status to who waits for it, leaves the terminal, and stays
 // until all calls have returned.
 func (s *session) mind(status int) {
@@ -95,12 +106,8 @@ func (s *session) mind(status int) {
 	}
 	_, _ = unix.Write(3, []byte{byte(status)})
 	_, _ = unix.Setsid()
-	_ = os.Chdir("/")
-	if null, err := unix.Open(os.DevNull, unix.O_RDWR, 0); err == nil {
-		for fd := range 4 {
-			_ = unix.Dup3(null, fd, 0)
-		}
-	}
+	leaveTerminal()
+	unix.Close(3)
 	for _, settled := range s.minded {
 		_ = settled(context.Background())
 	}
