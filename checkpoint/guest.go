@@ -168,11 +168,21 @@ type guest struct {
 	own   ptrace.Regs
 	mask  uint64
 	stops []unix.Signal // that it could not take meanwhile
+
+	filters []Filter
 }
 
 // enter prepares a thread. From here until leave it can ask.
 func (r *room) enter(t *Thread) (*guest, error) {
-	g := &guest{room: r, tid: t.TID, own: t.Registers, mask: t.Blocked}
+	g := &guest{room: r, tid: t.TID, own: t.Registers, mask: t.Blocked, filters: t.Filters}
+	if len(t.Filters) > 0 {
+		if err := allows(t.Filters, false, r.code+returnAt, unix.SYS_RT_SIGRETURN, nil); err != nil {
+			return nil, err
+		}
+		if err := suspend(t.TID, stopOptions); err != nil {
+			return nil, err
+		}
+	}
 	if err := ptrace.Poke(r.pid, r.frame, signalFrame(r.frame, t, r.small)); err != nil {
 		return nil, err
 	}
@@ -215,6 +225,9 @@ func (g *guest) leave() error {
 		return err
 	}
 	err := ptrace.SetRegisters(g.tid, &g.own)
+	if len(g.filters) > 0 {
+		err = errors.Join(err, ptrace.SetOptions(g.tid, stopOptions))
+	}
 	for _, sig := range g.stops { // SIGSTOP, which cannot be blocked: it waits for the end now
 		_ = unix.Tgkill(g.pid, g.tid, sig)
 	}
@@ -230,6 +243,9 @@ func soon(tid int) (ptrace.Status, error) {
 
 // call makes the thread do a system call.
 func (g *guest) call(nr int, args ...uintptr) (int, error) {
+	if err := allows(g.filters, true, g.code, nr, args); err != nil {
+		return 0, err
+	}
 	regs := g.own
 	toCall(&regs, g.room, nr, args)
 	if err := ptrace.SetRegisters(g.tid, &regs); err != nil {
@@ -281,7 +297,7 @@ func (s *survey) ask(p *Process, fork bool, since *tracking) (c *copied, err err
 		t := &p.Threads[i]
 		g, err := r.enter(t)
 		if err != nil {
-			return c, fmt.Errorf("process %d: %w", p.PID, err)
+			return c, errors.Join(fmt.Errorf("process %d: %w", p.PID, err), r.close())
 		}
 		err = g.askThread(t)
 		if err == nil && i == 0 {
@@ -298,7 +314,7 @@ func (s *survey) ask(p *Process, fork bool, since *tracking) (c *copied, err err
 			err = g.askInherited(p)
 		}
 		if err = errors.Join(err, g.leave()); err != nil {
-			return c, fmt.Errorf("process %d: %w", p.PID, err)
+			return c, errors.Join(fmt.Errorf("process %d: %w", p.PID, err), r.close())
 		}
 	}
 	return c, r.close()

@@ -95,6 +95,7 @@ type Thread struct {
 	Scheduling  []byte      `json:"scheduling"`  // struct sched_attr
 	Affinity    []byte      `json:"affinity"`
 	IOPriority  int         `json:"io_priority"`
+	Filters     []Filter    `json:"filters,omitempty"` // seccomp(2)
 }
 
 // A Mapping is a range of a process's memory.

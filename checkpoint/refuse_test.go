@@ -37,10 +37,10 @@ func TestObstaclesAreNamed(t *testing.T) {
 		"gone":      {"import ctypes, os; l = ctypes.CDLL(None); f = l.inotify_init1(0); g = open('gone', 'w'); l.inotify_add_watch(f, b'gone', 2); os.unlink('gone')", "the path of its watch 1 is not found"},
 		"fanotify":  {"import ctypes; l = ctypes.CDLL(None); f = l.fanotify_init(0, 0)", "it is of fanotify"},
 		"async":     {"import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 4, 0o20000)", "which is not in the group"},
+		"strict":    {"import ctypes, os; l = ctypes.CDLL(None); r, w = os.pipe(); b = ctypes.create_string_buffer(1)\nif os.fork() == 0: l.prctl(22, 1); l.read(r, b, 1)", "it is in the strict mode of seccomp"},
 		"proc":      {"f = open('/proc/self/stat')", "it is a file of the kernel's"},
 		"namespace": {"import ctypes; ctypes.CDLL(None).unshare(0x04000000)", "it has a namespace of its own: uts"},
 		"timer":     {"import ctypes, signal, threading, time; signal.pthread_sigmask(0, [10]); i = ctypes.c_int(); threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); ctypes.CDLL(None).timer_create(3, None, ctypes.byref(i))", "counts the processor time of a thread"},
-		"seccomp":   {"import ctypes, struct; l = ctypes.CDLL(None); l.prctl(38, 1, 0, 0, 0); b = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000)); p = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 1, ctypes.addressof(b))); l.prctl(22, 2, p, 0, 0)", "it has a seccomp filter"},
 		"group":     {"import os, time\nif os.fork() == 0:\n    open(os.environ['OUT'] + '/cgroup.procs', 'w').write('0'); time.sleep(1000)\ntime.sleep(0.2)", "is not in the group"},
 	} {
 		t.Run(name, func(t *testing.T) {

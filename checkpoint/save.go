@@ -271,6 +271,9 @@ func (s *survey) snapshot(o SaveOptions) (how Snapshot, reason string) {
 	case o.Snapshot == WhileStopped || !o.running() || s.frozen:
 		return WhileStopped, ""
 	}
+	if s.filtered {
+		return WhileStopped, "a process has a seccomp filter, which could kill who makes a copy"
+	}
 	if reason := s.shortage(); reason != "" {
 		return WhileStopped, reason
 	}

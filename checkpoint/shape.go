@@ -223,6 +223,9 @@ func (r *restorer) completeThread(w *worker, p *Process, t *Thread, first bool) 
 			w.do("pending signal", unix.SYS_RT_SIGQUEUEINFO, uintptr(w.own[0]), uintptr(get64(info)&0x7f), w.put(info))
 		}
 	}
+	if err := w.filter(t); err != nil { // which may need a capability
+		return err
+	}
 	if err := r.identify(w, p.Identity); err != nil {
 		return err
 	}

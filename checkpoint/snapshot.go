@@ -454,6 +454,9 @@ func (s *snapshot) registers(p *Process, t *Thread) error {
 	if t.Rseq, err = ptrace.RestartableSequences(t.TID); err != nil && err != unix.EIO {
 		return err
 	}
+	if err := s.filters(p, t); err != nil {
+		return err
+	}
 	if t.Pending, err = queued(t.TID, false); err == nil && t.TID == p.PID {
 		p.Pending, err = queued(t.TID, true)
 	}

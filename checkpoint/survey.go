@@ -36,6 +36,7 @@ type survey struct {
 	parents   map[int]int
 	own       map[string]string // namespaces
 	vvar      []Mapping         // of this program
+	filtered  bool              // a thread has a seccomp filter
 	code      []byte            // of the vdso, without the zeros at its end
 	base      *Base             // that the next image builds on, if it can
 	tracked   map[int]bool      // processes whose writes are noted, by a userfaultfd of ours
@@ -324,9 +325,6 @@ func (s *survey) state(pid int, state byte, text func(string) string) {
 	}
 	if by, _ := strconv.Atoi(text("TracerPid")); by != 0 && proc.Process(by) != os.Getpid() {
 		s.hinder(pid, "process", "it is traced by process %d", by)
-	}
-	if text("Seccomp") != "0" {
-		s.hinder(pid, "process", "it has a seccomp filter")
 	}
 	if text("x86_Thread_features") != "" {
 		s.hinder(pid, "process", "it has a shadow stack")

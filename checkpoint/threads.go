@@ -31,6 +31,12 @@ func (s *survey) threads(p *Process) {
 			t.RobustList = [2]uint64{head, size}
 		}
 		where := "thread " + strconv.Itoa(tid)
+		switch text("Seccomp") {
+		case "1":
+			s.hinder(p.PID, where, "it is in the strict mode of seccomp, and cannot be asked")
+		case "2":
+			s.filtered = true
+		}
 		if id := readIdentity(text); tid != p.PID && !id.same(p.Identity) {
 			s.hinder(p.PID, where, "it acts for another user, or has other capabilities, than its process")
 		}

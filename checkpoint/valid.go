@@ -91,7 +91,7 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 			return bad("threads")
 		}
 		ids[t.TID] = true
-		if len(t.State) < 576 || len(t.State) > 64<<10 || len(t.Stack) != 24 || !wholeSignals(t.Pending) || t.Left != nil && *t.Left < 0 {
+		if len(t.State) < 576 || len(t.State) > 64<<10 || len(t.Stack) != 24 || !wholeSignals(t.Pending) || !t.checkFilters() || t.Left != nil && *t.Left < 0 {
 			return bad("thread")
 		}
 	}

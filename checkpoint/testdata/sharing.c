@@ -20,13 +20,14 @@ static void sharing(void) {
 	fill(m + 4096, 8192, 3);
 	sem_t *s = sem_open(sem, O_CREAT | O_EXCL, 0600, 3);
 	CHECK(s != SEM_FAILED);
-	int back[2];
-	CHECK(pipe(back) == 0);
+	int back[2], sync[2];
+	CHECK(pipe(back) == 0 && pipe(sync) == 0);
 	int pid = fork();
 	if (pid == 0) {
 		shmdt(ro);
 		CHECK(write(back[1], "r", 1) == 1);
-		while (!((volatile unsigned *)k)[3000]) usleep(1000);
+		char c;
+		CHECK(read(sync[0], &c, 1) == 1);
 		CHECK(p[30000] == 7 && m[9] == 8 && sem_trywait(s) == 0);
 		k[3001] = 2;
 		_exit(failures);
@@ -49,7 +50,7 @@ static void sharing(void) {
 	sem_t *s2 = sem_open(sem, 0);
 	int v = 0;
 	CHECK(s2 != SEM_FAILED && sem_getvalue(s2, &v) == 0 && v == 3);
-	k[3000] = 1;
+	CHECK(write(sync[1], "x", 1) == 1);
 	int status;
 	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 	CHECK(k[3001] == 2 && ro[3001] == 2 && sem_getvalue(s2, &v) == 0 && v == 2);

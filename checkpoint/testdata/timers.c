@@ -18,9 +18,11 @@ static struct itimerspec left(int id) {
 }
 
 static volatile int timer_go, timer_tid;
+static int timer_pipe[2];
 static void *timer_thread(void *arg) {
 	timer_tid = gettid();
-	while (!timer_go) usleep(1000);
+	char c;
+	CHECK(read(timer_pipe[0], &c, 1) == 1);
 	sigset_t rt;
 	sigemptyset(&rt);
 	sigaddset(&rt, SIGRTMIN + 2);
@@ -39,6 +41,7 @@ static void timers(void) {
 	int own = timer(CLOCK_THREAD_CPUTIME_ID, SIGEV_SIGNAL, SIGRTMIN, 0, 0); // while it has one thread
 	CHECK(syscall(SYS_timer_delete, own) == 0);
 	pthread_t t;
+	CHECK(pipe(timer_pipe) == 0);
 	pthread_create(&t, 0, timer_thread, 0);
 	while (!timer_tid) usleep(1000);
 	for (int i = 0; i < 5; i++) CHECK(syscall(SYS_timer_delete, timer(CLOCK_REALTIME, SIGEV_NONE, 0, 0, 0)) == 0); // a gap
@@ -86,6 +89,7 @@ static void timers(void) {
 	struct itimerspec now = {{0, 0}, {0, 1000}};
 	CHECK(timer_settime(helped, 0, &now, 0) == 0); // by the library's own thread
 	while (!timer_go) usleep(1000);
+	CHECK(write(timer_pipe[1], "x", 1) == 1);
 	arm(thread, 0, 0, 1000);
 	CHECK(pthread_join(t, 0) == 0);
 	arm(cpu, 0, 0, 1000);
