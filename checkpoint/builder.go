@@ -130,7 +130,7 @@ func (w *worker) work() error {
 	if err := w.run(); err != nil {
 		return err
 	}
-	if err := readMemory(w.pid, -1, unix.PROT_READ, list, uint64(at)); err != nil {
+	if err := w.read(at, list); err != nil {
 		return err
 	}
 	for i, c := range calls {
@@ -168,6 +168,14 @@ func (w *worker) run() error {
 			return fmt.Errorf("process %d got %v while it was built", w.own[0], status.Signal())
 		}
 	}
+}
+
+func (w *worker) read(at uintptr, b []byte) error {
+	n, err := unix.ProcessVMReadv(w.pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: at, Len: len(b)}}, 0)
+	if err == nil && n < len(b) {
+		err = unix.EFAULT
+	}
+	return err
 }
 
 func (w *worker) write(at uintptr, data []byte) error {

@@ -99,7 +99,7 @@ func (s *sources) process(index int, p *Process, pid int, since *tracked, wanted
 			return fmt.Errorf("the memory of process %d at %x: %w", p.PID, m.Start, err)
 		}
 		read := func(b []byte, at uint64) error {
-			if err := readMemory(pid, mem, m.Prot, b, at); err != nil {
+			if err := readMemory(mem, b, at); err != nil {
 				return fmt.Errorf("the memory of process %d at %x: %w", p.PID, at, err)
 			}
 			return nil
@@ -160,17 +160,12 @@ func (s *sources) shared(index int, path string, size uint64) error {
 	return nil
 }
 
-// readMemory reads by process_vm_readv, which is the fastest, what the process
-// itself may read.
-func readMemory(pid, mem, prot int, b []byte, at uint64) error {
+// readMemory reads from a process's mem file. process_vm_readv is faster, but pins
+// the pages, for which the kernel gives a process that shares them (a copy, a child)
+// pages of its own: 512 MiB of a copy then take as much memory once more.
+func readMemory(mem int, b []byte, at uint64) error {
 	for len(b) > 0 {
-		var n int
-		var err error
-		if prot&unix.PROT_READ != 0 {
-			n, err = unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
-		} else {
-			n, err = unix.Pread(mem, b, int64(at))
-		}
+		n, err := unix.Pread(mem, b, int64(at))
 		if err == unix.EINTR {
 			continue
 		}
