@@ -352,6 +352,9 @@ func (g *guest) askProcess(p *Process) error {
 			p.Timers[which][i] = int64(get64(value[8*i:]))
 		}
 	}
+	if err := g.askMembarrier(&p.Settings); err != nil {
+		return err
+	}
 	return g.askTimers(p)
 }
 
@@ -366,6 +369,9 @@ func (g *guest) askInherited(p *Process) error {
 		return err
 	}
 	if p.Identity.SecureBits, err = g.call(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS); err != nil {
+		return err
+	}
+	if err := g.askSettings(&p.Settings); err != nil {
 		return err
 	}
 	p.Handlers = nil

@@ -140,6 +140,7 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 			j.Files = []File{{Kind: fileInotify, Paths: []WatchedPath{{WD: 1, Path: "/"}, {WD: 1, Path: "/"}}}}
 		},
 		"a foreign owner":   func(j *Job) { j.Files = []File{{Owner: &Owner{ID: 1}}} },
+		"a barrier":         func(j *Job) { j.Processes[0].Settings.Membarrier = 1 },
 		"a lock of nothing": func(j *Job) { j.Processes[0].Locks = []Lock{{FD: 5, Kind: lockFlock}} },
 		"endless shared":    func(j *Job) { j.Shared[0].Size = 1 << 63 },
 	} {

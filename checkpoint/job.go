@@ -62,6 +62,7 @@ type Process struct {
 	Limits      [][2]uint64  `json:"limits"` // soft and hard, by their RLIMIT_ numbers
 	Personality uint64       `json:"personality"`
 	Dumpable    int          `json:"dumpable"`
+	Settings    Settings     `json:"settings,omitzero"`
 	Subreaper   int32        `json:"subreaper"`
 	OOMScore    int          `json:"oom_score_adj"`
 	Identity    Identity     `json:"identity"`
@@ -85,17 +86,18 @@ type Thread struct {
 
 	Left *time.Duration `json:"left_ns,omitempty"` // of the timeout of the system call that starts again
 
-	Pending     [][]byte    `json:"pending"`
-	Stack       []byte      `json:"stack"` // stack_t of sigaltstack(2)
-	ClearTID    uint64      `json:"clear_tid"`
-	RobustList  [2]uint64   `json:"robust_list"` // address and size of its head
-	Rseq        ptrace.Rseq `json:"rseq"`
-	DeathSignal int32       `json:"death_signal"`
-	TimerSlack  uint64      `json:"timer_slack"` // ns
-	Scheduling  []byte      `json:"scheduling"`  // struct sched_attr
-	Affinity    []byte      `json:"affinity"`
-	IOPriority  int         `json:"io_priority"`
-	Filters     []Filter    `json:"filters,omitempty"` // seccomp(2)
+	Pending     [][]byte       `json:"pending"`
+	Stack       []byte         `json:"stack"` // stack_t of sigaltstack(2)
+	ClearTID    uint64         `json:"clear_tid"`
+	RobustList  [2]uint64      `json:"robust_list"` // address and size of its head
+	Rseq        ptrace.Rseq    `json:"rseq"`
+	DeathSignal int32          `json:"death_signal"`
+	TimerSlack  uint64         `json:"timer_slack"` // ns
+	Scheduling  []byte         `json:"scheduling"`  // struct sched_attr
+	Affinity    []byte         `json:"affinity"`
+	IOPriority  int            `json:"io_priority"`
+	Settings    ThreadSettings `json:"settings,omitzero"`
+	Filters     []Filter       `json:"filters,omitempty"` // seccomp(2)
 }
 
 // A Mapping is a range of a process's memory.

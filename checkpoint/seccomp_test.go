@@ -57,7 +57,7 @@ func TestWhatAFilterSaysIsFoundOut(t *testing.T) {
 // A thread that would be killed is not asked, and one that asks others is not
 // carried.
 func TestFiltersThatCannotBeCarriedAreRefused(t *testing.T) {
-	for want, env := range map[string]string{"its seccomp filter would kill it": "KILLED=1", "asks another process (SECCOMP_RET_USER_NOTIF)": "ASKED=1"} {
+	for want, env := range map[string]string{"its system calls go to itself": "DISPATCHED=1", "its seccomp filter would kill it": "KILLED=1", "asks another process (SECCOMP_RET_USER_NOTIF)": "ASKED=1"} {
 		cmd := cSubject(t, "seccomp")
 		cmd.Env = append(os.Environ(), env)
 		s := start(t, cmd)

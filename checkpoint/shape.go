@@ -21,6 +21,7 @@ func (r *restorer) shape(i int) error {
 	if err := r.moveKernel(w, p); err != nil {
 		return err
 	}
+	p.Settings.set(w)
 	for _, m := range p.Mappings {
 		r.mapIn(w, m)
 		if err := w.flush(); err != nil {
@@ -120,6 +121,7 @@ func (r *restorer) complete(i int) error {
 	for _, h := range p.Handlers {
 		w.do(fmt.Sprintf("handling signal %d", h.Signal), unix.SYS_RT_SIGACTION, uintptr(h.Signal), w.put(h.Action), 0, 8)
 	}
+	p.Settings.setLast(w)
 	r.tell(w, p)
 	w.do("umask", unix.SYS_UMASK, uintptr(p.Umask))
 	if p.Personality != 0 {
@@ -212,6 +214,7 @@ func (r *restorer) completeThread(w *worker, p *Process, t *Thread, first bool) 
 		w.do("restartable sequences", unix.SYS_RSEQ, uintptr(t.Rseq.Address), uintptr(t.Rseq.Size), 0, uintptr(t.Rseq.Signature))
 	}
 	w.do("name", unix.SYS_PRCTL, unix.PR_SET_NAME, w.put(append([]byte(t.Command), make([]byte, 16)...)))
+	t.Settings.set(w)
 	if t.TimerSlack != 0 {
 		w.do("timer slack", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, uintptr(t.TimerSlack))
 	}

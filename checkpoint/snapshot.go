@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -452,6 +453,11 @@ func (s *snapshot) registers(p *Process, t *Thread) error {
 		return err
 	}
 	if t.Rseq, err = ptrace.RestartableSequences(t.TID); err != nil && err != unix.EIO {
+		return err
+	}
+	if yes, err := ptrace.Dispatches(t.TID); yes {
+		s.hinder(p.PID, "thread "+strconv.Itoa(t.TID), "its system calls go to itself (PR_SET_SYSCALL_USER_DISPATCH)")
+	} else if err != nil && err != unix.EIO { // before Linux 6.4
 		return err
 	}
 	if err := s.filters(p, t); err != nil {

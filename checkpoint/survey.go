@@ -285,6 +285,7 @@ func (s *survey) process(p *Process) {
 	}
 	text := func(field string) string { return proc.StatusField(status, field) }
 	s.state(pid, st.state, text)
+	p.Settings = settingsOf(pid, text)
 	s.namespaces(pid)
 	umask, _ := strconv.ParseInt(text("Umask"), 8, 32)
 	p.Umask = int(umask)
@@ -328,9 +329,6 @@ func (s *survey) state(pid int, state byte, text func(string) string) {
 	}
 	if text("x86_Thread_features") != "" {
 		s.hinder(pid, "process", "it has a shadow stack")
-	}
-	if text("THP_enabled") == "0" {
-		s.hinder(pid, "process", "it has switched huge pages off (PR_SET_THP_DISABLE)")
 	}
 	var magic [5]byte
 	if exe, err := os.Open(proc.Path(pid, "exe")); err == nil {

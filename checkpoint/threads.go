@@ -23,6 +23,7 @@ func (s *survey) threads(p *Process) {
 			continue
 		}
 		t.Command = oneLine(tid, "comm")
+		t.Settings = threadSettings(tid, text)
 		t.TimerSlack, _ = strconv.ParseUint(oneLine(tid, "timerslack_ns"), 10, 64)
 		t.Scheduling = scheduling(tid)
 		t.Affinity = affinity(tid)

@@ -138,7 +138,7 @@ func (j *Job) checkProcess(p *Process, ids map[int]bool) error {
 			return bad("signals")
 		}
 	}
-	if !wholeSignals(p.Pending) || len(p.Limits) > 16 || len(p.Layout.Auxv) > 4096 || len(p.Identity.Groups) > 65536 {
+	if !p.Settings.check() || !wholeSignals(p.Pending) || len(p.Limits) > 16 || len(p.Layout.Auxv) > 4096 || len(p.Identity.Groups) > 65536 {
 		return bad("state")
 	}
 	return nil

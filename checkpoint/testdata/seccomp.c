@@ -48,9 +48,11 @@ static void seccomp(void) {
 	int was = error_of(syscall(SYS_getpgrp));
 	if (getenv("KILLED")) CHECK(say(SYS_sigaltstack, SECCOMP_RET_KILL_PROCESS, 0) == 0);
 	if (getenv("ASKED")) CHECK(say(SYS_sync, SECCOMP_RET_USER_NOTIF, 0) == 0);
+	static char selector; // SYSCALL_DISPATCH_FILTER_ALLOW
+	if (getenv("DISPATCHED")) CHECK(prctl(59, 1, 0, 0, &selector) == 0);
 	ready();
 	await();
-	if (getenv("KILLED") || getenv("ASKED")) exit(failures);
+	if (getenv("KILLED") || getenv("ASKED") || getenv("DISPATCHED")) exit(failures);
 	CHECK(filters() == 3 && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == !privileged);
 	CHECK(error_of(syscall(SYS_getpgrp)) == was && error_of(syscall(SYS_sync)) == 0);
 	struct itimerval v;

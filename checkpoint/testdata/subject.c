@@ -530,6 +530,7 @@ static void tree(void) {
 #include "nameless.c"
 #include "pipes.c"
 #include "seccomp.c"
+#include "settings.c"
 #include "sharing.c"
 #include "stopped.c"
 #include "timers.c"
@@ -617,6 +618,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "watches")) watches();
 	else if (!strcmp(argv[1], "stopped")) stopped();
 	else if (!strcmp(argv[1], "seccomp")) seccomp();
+	else if (!strcmp(argv[1], "settings")) settings();
 	else if (!strcmp(argv[1], "threads")) threads();
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
