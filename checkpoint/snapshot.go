@@ -87,7 +87,7 @@ func (s *snapshot) gather(ctx context.Context, copying bool) error {
 // that to make copies takes less time than to read it, or whether processes are not
 // tracked yet, which begins with a copy.
 func (s *snapshot) lookBack() (much bool, err error) {
-	if s.base != nil && s.base.ID == s.since.since {
+	if s.base != nil && s.base.ID == s.since.since && len(s.since.pages) > 0 {
 		s.job.Base = s.base
 	}
 	var bytes uint64

@@ -147,6 +147,7 @@ func TestABaseThatNobodyTracksIsNotBuiltOn(t *testing.T) {
 	}
 	pid, _ := trackerOf(s.group)
 	_ = unix.Kill(pid, unix.SIGKILL)
+	freezertest.Eventually(t, "the tracker is dead", func() bool { st, err := proc.ReadStat(pid); return err != nil || st.State == 'Z' })
 	_, stats := s.track(t, "fourth.image", filepath.Join(s.dir, "third.image"))
 	if stats.Base != "" || stats.Bytes < 32<<20 {
 		t.Errorf("without a tracker it builds on %q, and has %d bytes", stats.Base, stats.Bytes)
