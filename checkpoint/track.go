@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -216,12 +217,18 @@ func (t *tracking) keep(g *freezer.Group, image string) error {
 	if err != nil {
 		return fmt.Errorf("the tracker cannot be started: %w", err)
 	}
-	go func() { _, _ = p.Wait() }()
 	st, err := proc.ReadStat(p.Pid)
-	if err != nil {
-		return err
+	if err == nil {
+		err = os.WriteFile(file, []byte(fmt.Sprintf("%d:%d", p.Pid, st.Start)), 0o600)
 	}
-	return os.WriteFile(file, []byte(fmt.Sprintf("%d:%d", p.Pid, st.Start)), 0o600)
+	// For a moment it has no arguments yet, by which it is known.
+	for begun := time.Now(); err == nil && time.Since(begun) < time.Second; time.Sleep(100 * time.Microsecond) {
+		if pid, _ := trackerOf(g); pid == p.Pid {
+			break
+		}
+	}
+	go func() { _, _ = p.Wait() }()
+	return err
 }
 
 // Features of a userfaultfd, and how it is opened.
