@@ -35,6 +35,14 @@ func (s *survey) outsiders() map[inode]int {
 	if len(links) == 0 {
 		return found
 	}
+	for id := range areas { // the maps of all processes are not read while the job is stopped
+		if by, looked := s.before.outside[id]; looked {
+			s.now.outside[id] = by
+			delete(areas, id)
+		} else {
+			s.now.outside[id] = 0
+		}
+	}
 	member := map[int]bool{}
 	for _, p := range s.job.Processes {
 		member[p.PID] = true
@@ -59,8 +67,13 @@ func (s *survey) outsiders() map[inode]int {
 		mapped, _ := parseAreas(text)
 		for _, a := range mapped {
 			if id := a.id(); areas[id] {
-				found[id] = pid
+				s.now.outside[id] = pid
 			}
+		}
+	}
+	for id, by := range s.now.outside {
+		if by != 0 {
+			found[id] = by
 		}
 	}
 	return found

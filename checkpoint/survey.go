@@ -49,6 +49,8 @@ type known struct {
 	mapped map[mappedID]Mapped
 	odd    map[int]bool // by PID: it has mappings that a copy shows not, or not whole
 	maps   map[int][]Mapping
+
+	outside map[inode]int // who has shared memory mapped that is not in the job, or 0
 }
 
 // mappedID names a mapped file as maps does.
@@ -76,7 +78,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		inMemory: map[inode]int{},
 		parents:  map[int]int{},
 		own:      namespaces(os.Getpid()),
-		now:      known{map[mappedID]Mapped{}, map[int]bool{}, map[int][]Mapping{}},
+		now:      known{map[mappedID]Mapped{}, map[int]bool{}, map[int][]Mapping{}, map[inode]int{}},
 	}
 	s.files.pipes = map[inode]string{}
 	var err error
