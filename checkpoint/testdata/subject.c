@@ -575,7 +575,8 @@ static void rounds(void) {
 			munmap((char *)p + (16 << 20), 1 << 20);
 			fresh = mmap((char *)p + (16 << 20), 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 			fresh[1] = 'f';
-			moved = mremap(moved, 1 << 20, 1 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, moved + (64L << 30));
+			moved = mremap(moved, 1 << 20, 1 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, moved - (64L << 30));
+			if (moved == MAP_FAILED) abort();
 			mprotect(split + (512 << 10), 512 << 10, PROT_READ);
 		} else {
 			p[6 << 18] = 4712;
