@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -41,6 +42,11 @@ func (e *RefusedError) Error() string {
 		text += "\n  " + o.String()
 	}
 	return text
+}
+
+func isRefused(err error) bool {
+	var refused *RefusedError
+	return errors.As(err, &refused)
 }
 
 // Is says that the error matches ErrUnsupported.

@@ -19,7 +19,7 @@ import (
 type fileTable struct {
 	open   []openFile // in the order of Job.Files
 	byLook map[string][]int
-	pipes  map[inode]string // their links
+	pipes  map[inode]string // and sockets and terminals: their links
 }
 
 // An openFile is where an open file was first seen.
@@ -136,8 +136,8 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 			hinder("its file was replaced: %s", link)
 		case isKernelFile(link):
 			f.Kind = fileControl
-			if f.Flags&unix.O_ACCMODE == unix.O_RDONLY && isControlFile(link) {
-				break // Go's runtime reads the limits of its cgroup
+			if f.Flags&unix.O_ACCMODE == unix.O_RDONLY && (isControlFile(link) || isOfHost(link)) {
+				break // Go's runtime reads the limits of its cgroup, top what the host does
 			}
 			hinder("it is a file of the kernel's: %s", link)
 		}
@@ -149,8 +149,8 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 		f.Kind, f.Path = fileDevice, link
 		switch {
 		case statelessDevices[st.Rdev]:
-		case unix.Major(st.Rdev) >= 136 && unix.Major(st.Rdev) < 144, unix.Major(st.Rdev) == 4, unix.Major(st.Rdev) == 5:
-			f.Kind = fileOutside // a terminal
+		case isTerminal(st.Rdev):
+			s.terminal(p, fd, st, info, f)
 		default:
 			hinder("it is a device: %s", link)
 		}
@@ -166,7 +166,7 @@ func (s *survey) open(p *Process, fd int, where, link string, st *unix.Stat_t, i
 			f.Pipe ^= st.Dev << 32 // it could be the number of a pipe without a name, too
 		}
 	case unix.S_IFSOCK:
-		f.Kind = fileOutside // when it is a standard stream
+		s.socket(p, fd, where, st, info, f)
 	default:
 		f.Kind = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(link, "anon_inode:"), "["), "]")
 		switch f.Kind {
@@ -217,6 +217,13 @@ func tailOf(path string, size int64) uint32 {
 func isControlFile(path string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(path, &fs) == nil && (fs.Type == unix.CGROUP_SUPER_MAGIC || fs.Type == unix.CGROUP2_SUPER_MAGIC)
+}
+
+// isOfHost says whether a path leads to what /proc tells of the host, and not of a
+// process.
+func isOfHost(path string) bool {
+	below, ok := strings.CutPrefix(path+"/", "/proc/")
+	return ok && !strings.HasPrefix(below, "kmsg/") && (below == "" || below[0] < '0' || below[0] > '9')
 }
 
 // isKernelFile says whether a path leads to a file that the kernel makes up, as
@@ -292,12 +299,14 @@ func (s *survey) watches(p *Process, where string, info []byte, f *File) {
 func (t *fileTable) finish(s *survey) {
 	outside := s.outsiders()
 	for i := range s.job.Files {
-		if f := &s.job.Files[i]; f.Kind == filePipe && outside[t.open[i].inode] != 0 {
-			f.Kind, f.Pipe = fileOutside, 0
+		if f := &s.job.Files[i]; (f.Kind == filePipe || f.Kind == fileSocket) && outside[t.open[i].inode] != 0 {
+			f.Kind, f.Pipe, f.Socket = fileOutside, 0, nil
 		}
 	}
 	s.sharedOutside(outside)
 	s.owned()
 	s.keepMemory(outside)
+	s.sockets()
+	s.ownTerminals(outside)
 	s.outside()
 }

@@ -20,8 +20,14 @@ func small() *Job {
 			Threads:  []Thread{{TID: 100, State: make([]byte, 576), Stack: make([]byte, 24)}},
 			Mappings: []Mapping{{Start: 0x10000, End: 0x20000, Kind: kindPrivate}, {Start: 0x20000, End: 0x30000, Kind: kindFile}},
 		}},
-		Mapped: []Mapped{{Path: "/bin/true"}},
-		Shared: []Shared{{Size: 1 << 20}},
+		Mapped:    []Mapped{{Path: "/bin/true"}},
+		Shared:    []Shared{{Size: 1 << 20}},
+		Terminals: []Terminal{{Number: 7, Settings: make([]byte, settingsSize)}},
+		Files: []File{
+			{Kind: fileMaster},
+			{Kind: fileSocket, Socket: &Socket{ID: 1, Family: unix.AF_UNIX, Type: unix.SOCK_STREAM, Peer: 2}},
+			{Kind: fileSocket, Socket: &Socket{ID: 2, Family: unix.AF_UNIX, Type: unix.SOCK_STREAM, Peer: 1}},
+		},
 	}
 }
 
@@ -115,7 +121,7 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		"signal 99":            func(j *Job) { j.Processes[0].Handlers = []Handler{{99, make([]byte, 32)}} },
 		"half a signal":        func(j *Job) { j.Processes[0].Pending = [][]byte{make([]byte, 5)} },
 		"a small XSAVE area":   func(j *Job) { j.Processes[0].Threads[0].State = nil },
-		"no contents":          func(j *Job) { j.Files = []File{{Kind: fileOfImage, Shared: 0}} },
+		"no contents":          func(j *Job) { j.Files[0] = File{Kind: fileOfImage, Shared: 0} },
 		"contents of nowhere":  func(j *Job) { j.Mapped[0].Contents = new(int) },
 		"contents mapped": func(j *Job) {
 			j.Shared[0].Contents = &Contents{Kind: contentsMemfd, Path: "/a", Length: 1 << 20}
@@ -139,10 +145,64 @@ func TestImpossibleJobsAreRefused(t *testing.T) {
 		"a watch twice": func(j *Job) {
 			j.Files = []File{{Kind: fileInotify, Paths: []WatchedPath{{WD: 1, Path: "/"}, {WD: 1, Path: "/"}}}}
 		},
-		"a foreign owner":   func(j *Job) { j.Files = []File{{Owner: &Owner{ID: 1}}} },
-		"a barrier":         func(j *Job) { j.Processes[0].Settings.Membarrier = 1 },
-		"a lock of nothing": func(j *Job) { j.Processes[0].Locks = []Lock{{FD: 5, Kind: lockFlock}} },
-		"endless shared":    func(j *Job) { j.Shared[0].Size = 1 << 63 },
+		"a foreign owner":    func(j *Job) { j.Files = []File{{Owner: &Owner{ID: 1}}} },
+		"a barrier":          func(j *Job) { j.Processes[0].Settings.Membarrier = 1 },
+		"a lock of nothing":  func(j *Job) { j.Processes[0].Locks = []Lock{{FD: 5, Kind: lockFlock}} },
+		"half a socket":      func(j *Job) { j.Files[1].Socket = nil },
+		"twins":              func(j *Job) { j.Files[1].Socket.ID = 2 },
+		"half a connection":  func(j *Job) { j.Files[1].Socket.Peer = 7 },
+		"its own peer":       func(j *Job) { j.Files[1].Socket.Peer = 1 },
+		"peers of two kinds": func(j *Job) { j.Files[1].Socket.Type = unix.SOCK_SEQPACKET },
+		"two were accepted": func(j *Job) {
+			for _, f := range j.Files[1:] {
+				f.Socket.Accepted, f.Socket.Name = true, []byte("\x01\x00\x00x")
+			}
+		},
+		"an endless name": func(j *Job) { j.Files[1].Socket.Name = append([]byte{1, 0}, make([]byte, 200)...) },
+		"a name upwards":  func(j *Job) { j.Files[1].Socket.Name = []byte("\x01\x00a/../../b") },
+		"a place elsewhere": func(j *Job) {
+			j.Files[1].Socket.Name, j.Files[1].Socket.Place = []byte("\x01\x00b"), &Place{Path: "/etc/b", From: "/"}
+		},
+		"a place of no name": func(j *Job) { j.Files[1].Socket.Place = &Place{Path: "/b", From: "/"} },
+		"any option":         func(j *Job) { j.Files[1].Socket.Options = []Option{{1, 26, make([]byte, 4)}} },
+		"half an option":     func(j *Job) { j.Files[1].Socket.Options = []Option{{1, unix.SO_SNDBUF, nil}} },
+		"another family":     func(j *Job) { j.Files[1].Socket.Family = unix.AF_PACKET },
+		"nobody's maker":     func(j *Job) { j.Files[1].Socket.Maker = &Maker{PID: -4} },
+		"half an address": func(j *Job) {
+			j.Files[1].Socket = &Socket{ID: 1, Family: unix.AF_INET, Type: unix.SOCK_STREAM, Name: []byte{2, 0, 1}}
+			j.Files[2] = File{}
+		},
+		"a raw socket": func(j *Job) {
+			j.Files[1].Socket = &Socket{ID: 1, Family: unix.AF_INET, Type: unix.SOCK_RAW}
+			j.Files[2] = File{}
+		},
+		"no TCP": func(j *Job) {
+			j.Files[1].Socket = &Socket{ID: 1, Family: unix.AF_INET, Type: unix.SOCK_STREAM, Protocol: 262}
+			j.Files[2] = File{}
+		},
+		"a call outside": func(j *Job) {
+			j.Files[1].Socket = &Socket{ID: 1, Family: unix.AF_INET, Type: unix.SOCK_STREAM, Name: loopback(&Socket{Family: unix.AF_INET}), Remote: loopback(&Socket{Family: unix.AF_INET})}
+			j.Files[2] = File{}
+		},
+		"gone, and connected": func(j *Job) { j.Files[1].Socket.Gone = true },
+		"datagrams gone": func(j *Job) {
+			j.Files[1].Socket = &Socket{ID: 1, Family: unix.AF_INET, Type: unix.SOCK_DGRAM, Gone: true}
+			j.Files[2] = File{}
+		},
+		"an end of no address": func(j *Job) {
+			for _, f := range j.Files[1:] {
+				f.Socket.Family = unix.AF_INET
+			}
+		},
+		"who waits is none":    func(j *Job) { j.Files[1].Socket.Waiting = []uint64{9} },
+		"a terminal of none":   func(j *Job) { j.Files[0].Kind = fileTerminal },
+		"two masters":          func(j *Job) { j.Files = append(j.Files, File{Kind: fileMaster}) },
+		"terminal 7 of 1":      func(j *Job) { j.Files[0].Terminal = 7 },
+		"terminal number 2^30": func(j *Job) { j.Terminals[0].Number = 1 << 30 },
+		"half the settings":    func(j *Job) { j.Terminals[0].Settings = nil },
+		"a follower's":         func(j *Job) { j.Processes[0].Terminal = 1 },
+		"nobody in front":      func(j *Job) { j.Processes[0].Session, j.Processes[0].Terminal, j.Processes[0].Foreground = 100, 1, 7 },
+		"endless shared":       func(j *Job) { j.Shared[0].Size = 1 << 63 },
 	} {
 		job := small()
 		spoil(job)

@@ -10,18 +10,19 @@ import (
 // their memory. Addresses and sizes are in bytes; numbers of files and shared
 // memory are indexes into the lists here.
 type Job struct {
-	ID        string    `json:"id"`             // of the image: no other has it
-	Base      *Base     `json:"base,omitempty"` // it has only what changed since
-	Group     string    `json:"group"`          // that it was taken from
-	Taken     time.Time `json:"taken"`
-	Host      string    `json:"host"`
-	Kernel    string    `json:"kernel"`
-	VDSO      string    `json:"vdso"`         // a hash of the kernel's code in each process
-	Features  uint64    `json:"cpu_features"` // the processor's XCR0
-	Processes []Process `json:"processes"`    // parents before children
-	Files     []File    `json:"files"`
-	Shared    []Shared  `json:"shared"`
-	Mapped    []Mapped  `json:"mapped"`
+	ID        string     `json:"id"`             // of the image: no other has it
+	Base      *Base      `json:"base,omitempty"` // it has only what changed since
+	Group     string     `json:"group"`          // that it was taken from
+	Taken     time.Time  `json:"taken"`
+	Host      string     `json:"host"`
+	Kernel    string     `json:"kernel"`
+	VDSO      string     `json:"vdso"`         // a hash of the kernel's code in each process
+	Features  uint64     `json:"cpu_features"` // the processor's XCR0
+	Processes []Process  `json:"processes"`    // parents before children
+	Files     []File     `json:"files"`
+	Terminals []Terminal `json:"terminals,omitempty"`
+	Shared    []Shared   `json:"shared"`
+	Mapped    []Mapped   `json:"mapped"`
 }
 
 // A Base is the image that another one builds on: memory that was not written since
@@ -35,11 +36,13 @@ type Base struct {
 // TID is the PID.
 type Process struct {
 	PID          int      `json:"pid"`
-	Parent       int      `json:"parent"`        // 0: outside of the job
-	Session      int      `json:"session"`       // 0: the session is led from outside
-	ProcessGroup int      `json:"process_group"` // 0: the same
-	Group        string   `json:"group"`         // below the job's; empty for the job's own
-	Command      string   `json:"command"`       // at most 15 bytes
+	Parent       int      `json:"parent"`               // 0: outside of the job
+	Session      int      `json:"session"`              // 0: the session is led from outside
+	ProcessGroup int      `json:"process_group"`        // 0: the same
+	Terminal     int      `json:"terminal,omitempty"`   // that controls the session which it leads: 1 for the first of Terminals, 0: none
+	Foreground   int      `json:"foreground,omitempty"` // the process group in the foreground there
+	Group        string   `json:"group"`                // below the job's; empty for the job's own
+	Command      string   `json:"command"`              // at most 15 bytes
 	Arguments    []string `json:"arguments"`
 	ExitSignal   int      `json:"exit_signal"`
 	Ended        *int     `json:"ended,omitempty"` // the wait status of a zombie, which has nothing else
@@ -139,42 +142,48 @@ type Descriptor struct {
 
 // A File is an open file, which descriptors of several processes may share.
 type File struct {
-	Kind    string        `json:"kind"`
-	Path    string        `json:"path,omitempty"`
-	Flags   int           `json:"flags"` // O_
-	Offset  int64         `json:"offset,omitempty"`
-	Size    int64         `json:"size,omitempty"`
-	Mtime   time.Time     `json:"mtime,omitzero"`
-	Tail    uint32        `json:"tail,omitempty"`    // CRC32C of the last bytes, to know what only grew
-	Count   uint64        `json:"count,omitempty"`   // of an eventfd
-	Clock   int           `json:"clock,omitempty"`   // of a timerfd
-	Timer   Timer         `json:"timer,omitzero"`    // of a timerfd, in ns
-	Mask    uint64        `json:"mask,omitempty"`    // of a signalfd
-	Pipe    uint64        `json:"pipe,omitempty"`    // both ends have the same number
-	Data    []byte        `json:"data,omitempty"`    // that is in a pipe, with its read end
-	Room    int           `json:"room,omitempty"`    // of a pipe
-	Packets []int         `json:"packets,omitempty"` // the lengths of those that the data is made of (O_DIRECT)
-	Paths   []WatchedPath `json:"paths,omitempty"`   // of an inotify
-	Owner   *Owner        `json:"owner,omitempty"`   // who gets signals
-	Watch   []Watch       `json:"watch,omitempty"`   // of an epoll
-	Stream  int           `json:"stream,omitempty"`  // of what goes outside: 0, 1 or 2
-	Shared  int           `json:"shared,omitempty"`  // in Job.Shared, of one whose contents are in the image
+	Kind     string        `json:"kind"`
+	Path     string        `json:"path,omitempty"`
+	Flags    int           `json:"flags"` // O_
+	Offset   int64         `json:"offset,omitempty"`
+	Size     int64         `json:"size,omitempty"`
+	Mtime    time.Time     `json:"mtime,omitzero"`
+	Tail     uint32        `json:"tail,omitempty"`     // CRC32C of the last bytes, to know what only grew
+	Count    uint64        `json:"count,omitempty"`    // of an eventfd
+	Clock    int           `json:"clock,omitempty"`    // of a timerfd
+	Timer    Timer         `json:"timer,omitzero"`     // of a timerfd, in ns
+	Mask     uint64        `json:"mask,omitempty"`     // of a signalfd
+	Pipe     uint64        `json:"pipe,omitempty"`     // both ends have the same number
+	Data     []byte        `json:"data,omitempty"`     // that is in a pipe, with its read end
+	Room     int           `json:"room,omitempty"`     // of a pipe
+	Packets  []int         `json:"packets,omitempty"`  // the lengths of those that the data is made of (O_DIRECT)
+	Paths    []WatchedPath `json:"paths,omitempty"`    // of an inotify
+	Owner    *Owner        `json:"owner,omitempty"`    // who gets signals
+	Watch    []Watch       `json:"watch,omitempty"`    // of an epoll
+	Stream   int           `json:"stream,omitempty"`   // of what goes outside: 0, 1 or 2
+	Shared   int           `json:"shared,omitempty"`   // in Job.Shared, of one whose contents are in the image
+	Terminal int           `json:"terminal,omitempty"` // in Terminals
+	Socket   *Socket       `json:"socket,omitempty"`
 }
 
 // The kinds of open files.
 const (
-	fileRegular   = "file"
-	fileDirectory = "directory"
-	fileDevice    = "device"
-	fileControl   = "control file" // of a cgroup
-	filePipe      = "pipe"
-	fileEvent     = "eventfd"
-	fileTimer     = "timerfd"
-	fileSignal    = "signalfd"
-	fileInotify   = "inotify"
-	filePoll      = "epoll"
-	fileOfImage   = "file in the image"
-	fileOutside   = "outside" // a terminal, pipe or socket of others, as a standard stream
+	fileRegular     = "file"
+	fileDirectory   = "directory"
+	fileDevice      = "device"
+	fileControl     = "control file" // of a cgroup, or of /proc
+	filePipe        = "pipe"
+	fileEvent       = "eventfd"
+	fileTimer       = "timerfd"
+	fileSignal      = "signalfd"
+	fileInotify     = "inotify"
+	filePoll        = "epoll"
+	fileOfImage     = "file in the image"
+	fileSocket      = "socket"
+	fileTerminal    = "terminal"
+	fileMaster      = "terminal master"
+	fileControlling = "controlling terminal" // opened as /dev/tty
+	fileOutside     = "outside"              // a terminal, pipe or socket of others, as a standard stream
 )
 
 // A Watch is a file that an epoll waits for.

@@ -245,6 +245,7 @@ func (r *restorer) spawn(parent *worker, flags uint64, exitSignal int, p *Proces
 	}
 	if p.Session == p.PID {
 		w.do("leading a session", unix.SYS_SETSID)
+		r.takeTerminal(w, p)
 		if err := w.work(); err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 // What the job has in common with processes outside of it an image cannot carry:
 // the restored job would have a copy of its own.
 
-// outsiders finds which of the job's pipes, shared memory and nameless files, and files
+// outsiders finds which of the job's pipes, sockets, terminals, shared memory and nameless files, and files
 // in memory, a process outside of the job has open
 // or mapped, and one that does.
 func (s *survey) outsiders() map[inode]int {
@@ -32,7 +32,7 @@ func (s *survey) outsiders() map[inode]int {
 		areas[id] = true
 	}
 	found := map[inode]int{}
-	if len(links) == 0 {
+	if len(links)+len(s.terminals.masters) == 0 {
 		return found
 	}
 	for id := range areas { // the maps of all processes are not read while the job is stopped
@@ -53,7 +53,11 @@ func (s *survey) outsiders() map[inode]int {
 		}
 		for _, fd := range fdsOf(pid) {
 			path := proc.Path(pid, "fd/"+strconv.Itoa(fd))
-			if link, err := os.Readlink(path); err != nil || !links[link] {
+			link, err := os.Readlink(path)
+			if err == nil && isMaster(link) {
+				s.masterElsewhere(pid, fd)
+			}
+			if err != nil || !links[link] {
 				continue
 			}
 			if id, err := inodeOf(path); err == nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cgfreezer/freezer"
 	"github.com/cgfreezer/freezer/freezertest"
 )
@@ -21,11 +24,7 @@ import (
 // What cannot be carried is named, before and by the checkpoint itself, and the
 // job goes on.
 func TestObstaclesAreNamed(t *testing.T) {
-	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("no python3 to make obstacles with")
-	}
 	for name, c := range map[string]struct{ python, want string }{
-		"socket":    {"import socket; s = socket.socketpair()", "it goes outside of the group: socket:"},
 		"huge":      {"import os; f = os.memfd_create('m', os.MFD_HUGETLB)", "its file is of huge pages"},
 		"secret":    {"import ctypes; f = ctypes.CDLL(None).syscall(447, 0)", "it is secret memory"},
 		"linked":    {"import os; f = open('gone', 'w'); os.mkdir('d'); os.link('gone', 'd/other'); os.unlink('gone')", "has other names"},
@@ -38,25 +37,30 @@ func TestObstaclesAreNamed(t *testing.T) {
 		"fanotify":  {"import ctypes; l = ctypes.CDLL(None); f = l.fanotify_init(0, 0)", "it is of fanotify"},
 		"async":     {"import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 4, 0o20000)", "which is not in the group"},
 		"strict":    {"import ctypes, os; l = ctypes.CDLL(None); r, w = os.pipe(); b = ctypes.create_string_buffer(1)\nif os.fork() == 0: l.prctl(22, 1); l.read(r, b, 1)", "it is in the strict mode of seccomp"},
+		"rights":    {"import socket; a, b = socket.socketpair(); socket.send_fds(a, [b'x'], [0])", "descriptors are under way to it (SCM_RIGHTS): 1"},
+		"urgent":    {"import socket; a, b = socket.socketpair(); a.send(b'x', socket.MSG_OOB)", "it has a byte out of band"},
+		"unnamed":   {"import socket; a = socket.socket(1, 2); b = socket.socket(1, 2); b.bind('s'); a.connect('s'); import os; os.unlink('s')", "it is connected to a socket that cannot be found by a name any more"},
+		"caller":    {"import socket, subprocess, sys, os; s = socket.socket(1); s.bind('s'); s.listen(); subprocess.Popen([sys.executable, '-c', 'import os, socket, time; open(os.environ[\"OUT\"] + \"/cgroup.procs\", \"w\").write(\"0\"); s = socket.socket(1); s.connect(\"s\"); print(1, flush=True); time.sleep(1000)'], stdout=subprocess.PIPE).stdout.readline()", "connections from outside of the group wait at s"},
+		"called":    {"import socket, subprocess, sys, os; subprocess.Popen([sys.executable, '-c', 'import os, socket, time; open(os.environ[\"OUT\"] + \"/cgroup.procs\", \"w\").write(\"0\"); s = socket.socket(1); s.bind(\"s\"); s.listen(); print(1, flush=True); time.sleep(1000)'], stdout=subprocess.PIPE).stdout.readline(); s = socket.socket(1); s.connect('s')", "it goes outside of the group: socket:"},
+		"hung up":   {"import os, pty, signal; m, s = pty.openpty(); os.close(m)", "it goes outside of the group: /dev/pts/"},
+		"watched":   {"import os, pty, subprocess, sys; m, s = pty.openpty(); subprocess.Popen([sys.executable, '-c', 'import os, time; open(os.environ[\"OUT\"] + \"/cgroup.procs\", \"w\").write(\"0\"); print(1, flush=True); time.sleep(1000)'], stdin=s, stdout=subprocess.PIPE).stdout.readline()", "it goes outside of the group: /dev/ptmx"},
+		"led":       {"import os, pty, subprocess, sys; m, s = pty.openpty(); p = subprocess.Popen([sys.executable, '-c', 'import os, time, fcntl; f = int(os.environ[\"F\"]); os.setsid(); fcntl.ioctl(f, 0x540e, 0); os.close(f); print(1, flush=True); time.sleep(1000)'], pass_fds=[s], env=dict(os.environ, F=str(s)), stdout=subprocess.PIPE); p.stdout.readline(); subprocess.Popen([sys.executable, '-c', 'import os, time; open(os.environ[\"OUT\"] + \"/cgroup.procs\", \"w\").write(\"0\"); print(1, flush=True); time.sleep(1000)'], pass_fds=[m], stdout=subprocess.PIPE).stdout.readline()", "it leads a session whose terminal is not the group's own"},
+		"raw":       {"import socket; s = socket.socket(2, 3, 1)", "it is a socket whose protocol is not carried: 1"},
+		"refused":   {"import socket; s = socket.socket(2, 2); s.connect(('127.0.0.1', 9)); s.send(b'x'); import time; time.sleep(0.1)", "it has an error that it was not told yet"},
+		"packets":   {"import socket; s = socket.socket(17, 2)", "it is a socket of a family that is not carried: packet"},
 		"proc":      {"f = open('/proc/self/stat')", "it is a file of the kernel's"},
 		"namespace": {"import ctypes; ctypes.CDLL(None).unshare(0x04000000)", "it has a namespace of its own: uts"},
 		"timer":     {"import ctypes, signal, threading, time; signal.pthread_sigmask(0, [10]); i = ctypes.c_int(); threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); ctypes.CDLL(None).timer_create(3, None, ctypes.byref(i))", "counts the processor time of a thread"},
 		"group":     {"import os, time\nif os.fork() == 0:\n    open(os.environ['OUT'] + '/cgroup.procs', 'w').write('0'); time.sleep(1000)\ntime.sleep(0.2)", "is not in the group"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command("python3", "-c", c.python+"\nimport signal, sys\nsignal.pthread_sigmask(0, [10])\nprint('ready', flush=True)\nsignal.sigwait([10])")
-			cmd.Env = append(os.Environ(), "PYENV_VERSION=")
-			python, err := filepath.EvalSymlinks("/usr/bin/python3")
-			if err != nil {
-				t.Skip(err)
-			}
-			cmd.Path = python
+			cmd := pySubject(t, c.python)
 			out := freezertest.Tree(t, freezer.Cgroup2)
 			other, err := out.Create("other")
 			if err != nil {
 				t.Fatal(err)
 			}
-			cmd.Env = append(cmd.Env, "OUT="+other.Dir())
+			cmd.Env = append(os.Environ(), "OUT="+other.Dir())
 			s := start(t, cmd)
 			obstacles, err := Check(s.group)
 			if err != nil {
@@ -77,6 +81,93 @@ func TestObstaclesAreNamed(t *testing.T) {
 			lives(t, s)
 		})
 	}
+}
+
+// pySubject is a python program that makes a state, and ends by SIGUSR1.
+func pySubject(t *testing.T, program string) *exec.Cmd {
+	t.Helper()
+	return python(t, program+"\nimport signal, sys\nsignal.pthread_sigmask(0, [10])\nprint('ready', flush=True)\nsignal.sigwait([10])")
+}
+
+// python is a python program that says ready by itself.
+func python(t *testing.T, program string) *exec.Cmd {
+	t.Helper()
+	path, err := filepath.EvalSymlinks("/usr/bin/python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	return exec.Command(path, "-c", program)
+}
+
+// What waits in a socket is only looked at while the job is stopped.
+func TestADatagramWhoseSenderIsGoneIsRefused(t *testing.T) {
+	s := start(t, pySubject(t, `
+import socket, os
+a, b, n = socket.socket(1, 2), socket.socket(1, 2), b"\0%d" % os.getpid()
+a.bind(n + b"a"); b.bind(n + b"b"); a.sendto(b"x", n + b"b"); a.close()`))
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); err == nil || !strings.Contains(err.Error(), "a datagram waits whose sender @") {
+		t.Error(err)
+	}
+	lives(t, s)
+}
+
+// What is typed ahead cannot be looked at without taking it from its reader.
+func TestATerminalWithSomethingUnreadIsRefused(t *testing.T) {
+	s := start(t, pySubject(t, `import os, pty; m, s = pty.openpty(); os.write(m, b"typed\n")`))
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); !errors.Is(err, errUnread) || !strings.Contains(err.Error(), "6 bytes wait at /dev/pts/") {
+		t.Error(err)
+	}
+	lives(t, s)
+}
+
+func TestADatagramOfOthersIsRefused(t *testing.T) {
+	s := start(t, pySubject(t, `
+import socket
+a, b = socket.socket(2, 2), socket.socket(2, 2)
+b.bind(("127.0.0.1", 0)); a.sendto(b"x", b.getsockname()); a.close()`))
+	if _, err := Save(context.Background(), s.group, &bytes.Buffer{}, SaveOptions{}); !errors.Is(err, errUnread) || !strings.Contains(err.Error(), "a datagram of 127.0.0.1:") {
+		t.Error(err)
+	}
+	lives(t, s)
+}
+
+func TestAPortThatIsTakenIsNamed(t *testing.T) {
+	s := start(t, pySubject(t, `import socket; s = socket.create_server(("127.0.0.1", 0)); open("port", "w").write("%s:%d" % s.getsockname())`))
+	image := s.save(t, Killed)
+	address, err := os.ReadFile(filepath.Join(s.dir, "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("tcp", string(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), string(address)+" is taken") {
+		t.Error(err)
+	}
+	other.Close()
+	goesOn(t, s, s.restore(t, image))
+}
+
+func TestATerminalWhoseNumberIsTakenIsRefused(t *testing.T) {
+	s := start(t, cSubject(t, "terminals"))
+	image := s.save(t, Killed)
+	taken := make([]*os.File, 4)
+	for i := range taken {
+		var err error
+		if taken[i], err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+			t.Fatal(err)
+		}
+		defer taken[i].Close()
+	}
+	if _, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "is taken") || !strings.Contains(err.Error(), "/dev/pts/") {
+		t.Error(err)
+	}
+	for _, f := range taken {
+		f.Close()
+	}
+	goesOn(t, s, s.restore(t, image))
 }
 
 func TestAPIDThatIsTakenIsNamed(t *testing.T) {

@@ -3,7 +3,9 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,12 @@ func (r *restorer) openFiles() error {
 		}
 	}
 	r.base = max(r.base, 3)
+	if err := r.openTerminals(); err != nil {
+		return err
+	}
+	if err := r.makeConnections(); err != nil {
+		return err
+	}
 	if err := r.makeContents(); err != nil {
 		return err
 	}
@@ -66,7 +74,10 @@ func (r *restorer) openFiles() error {
 		}
 		r.files = append(r.files, opened)
 	}
-	return nil
+	if err := r.openSessionTerminals(); err != nil {
+		return err
+	}
+	return r.openHidden()
 }
 
 func (f *File) name() string {
@@ -78,8 +89,10 @@ func (f *File) name() string {
 
 // closeFiles gives back what the job has now.
 func (r *restorer) closeFiles() {
-	for _, f := range r.files {
-		unix.Close(f)
+	for _, f := range slices.Concat(r.files, r.masters, slices.Collect(maps.Values(r.connections))) {
+		if f >= 0 {
+			unix.Close(f)
+		}
 	}
 }
 
@@ -136,6 +149,17 @@ func (r *restorer) reopen(f *File, pipes map[uint64]*[2]int) (int, error) {
 		return unix.Signalfd(-1, &set, nonblock|unix.SFD_CLOEXEC)
 	case fileTimer:
 		return reopenTimer(f, nonblock)
+	case fileTerminal, fileMaster, fileControlling:
+		return r.reopenTerminal(f)
+	case fileSocket:
+		if fd, ok := r.connections[f.Socket.ID]; ok {
+			delete(r.connections, f.Socket.ID)
+			return fd, nil
+		}
+		if f.Socket.inet() {
+			return reopenInet(f.Socket)
+		}
+		return -1, nil // makeSockets makes it
 	case fileOutside:
 		return unix.FcntlInt(r.options.Streams[f.Stream].Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	}

@@ -25,8 +25,9 @@ type RestoreOptions struct {
 	Streams [3]*os.File // in place of standard streams that went outside
 	Files   FilePolicy  // what may have become of the files that were open
 
-	bases   map[string]*os.File // by their IDs, of images that were received
-	NewPIDs bool                // the job gets a PID namespace of its own, and there the PIDs that it had
+	bases    map[string]*os.File // by their IDs, of images that were received
+	NewPIDs  bool                // the job gets a PID namespace of its own, and there the PIDs that it had
+	TCPClose bool                // TCP connections that went outside are to have ended
 }
 
 // A Restored job is the children of this process, and what is below them.
@@ -111,25 +112,30 @@ type restorer struct {
 	options RestoreOptions
 	group   *freezer.Group
 
-	contents []standIn // in the order of Job.Shared
-	files    []int     // to hand to the first process, which has them from base on
-	base     int
-	mappedAt int // where Mapped begin among them, after Files
-	placesAt int // where working directories begin
-	shop     uint64
-	gap      uint64   // after the workshop, for what is moved
-	sharedAt []uint64 // in it
-	gapEnd   uint64
-	kernel   []Mapping // of the first process
-	nursery  *worker
-	byPID    map[int]*worker
-	built    []*worker // in the order of Job.Processes, nil for those that ended
-	threads  map[int]*worker
-	sending  map[int]bool // the places in Job.Files of those that send signals
-	made     bool         // the group was
-	minder   *invisible.Minder
-	own      *namespace
-	done     Restored
+	contents    []standIn // in the order of Job.Shared
+	files       []int     // to hand to the first process, which has them from base on
+	base        int
+	mappedAt    int // where Mapped begin among them, after Files
+	placesAt    int // where working directories begin
+	terminalsAt int // where terminals of sessions begin
+	shop        uint64
+	gap         uint64   // after the workshop, for what is moved
+	sharedAt    []uint64 // in it
+	gapEnd      uint64
+	kernel      []Mapping // of the first process
+	nursery     *worker
+	byPID       map[int]*worker
+	built       []*worker // in the order of Job.Processes, nil for those that ended
+	threads     map[int]*worker
+	sending     map[int]bool // the places in Job.Files of those that send signals
+	made        bool         // the group was
+	minder      *invisible.Minder
+	own         *namespace
+	done        Restored
+	hiddenAt    int            // where what openHidden opened is; -1: nothing
+	masters     []int          // of Terminals
+	connections map[uint64]int // by the IDs of their sockets
+	bound       []string       // files of unix sockets that were made
 }
 
 // fits says why the job cannot run on this host.
@@ -146,6 +152,9 @@ func (r *restorer) fits() error {
 		if r.options.Streams[i] == nil && slices.ContainsFunc(r.job.Files, func(f File) bool { return f.Kind == fileOutside && f.Stream == i }) {
 			missing = append(missing, s)
 		}
+	}
+	if i := slices.IndexFunc(r.job.Files, func(f File) bool { return f.Socket != nil && f.Socket.Outside }); i >= 0 && !r.options.TCPClose {
+		return fmt.Errorf("TCP connections of the job went outside, as one to %s: to have them ended, say --tcp-close", showAddress(r.job.Files[i].Socket.Remote))
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("standard streams of the job went outside: say what to have in their place, with %s", strings.Join(missing, " and "))
@@ -212,7 +221,19 @@ func (r *restorer) populate(in *reader, f *freezer.Freezer) error {
 	if err := r.makeShared(); err != nil {
 		return err
 	}
+	if err := r.openControlling(); err != nil {
+		return err
+	}
+	if err := r.makeSockets(); err != nil {
+		return err
+	}
 	if err := r.makeTree(f); err != nil {
+		return err
+	}
+	if err := r.bringForward(); err != nil {
+		return err
+	}
+	if err := r.fillSockets(); err != nil {
 		return err
 	}
 	for i := range r.job.Processes {
@@ -328,6 +349,9 @@ func (r *restorer) kill() {
 	}
 	for _, pid := range pids { // those below, when orphans come to the caller (PR_SET_CHILD_SUBREAPER)
 		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	}
+	for _, path := range r.bound {
+		_ = unix.Unlink(path)
 	}
 	if r.made && r.group != nil {
 		_ = r.group.Remove()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,17 +33,29 @@ type snapshot struct {
 // take stops a group, and finds out all about it but for what is in its memory, and
 // what copies of its processes can tell.
 func take(ctx context.Context, before *survey, since *tracking, copying bool) (s *snapshot, err error) {
-	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		s = &snapshot{held: newStopped(nil), since: since}
+	s = &snapshot{held: newStopped(nil), since: since}
+	nap := time.Millisecond
+	for begun := time.Now(); ; time.Sleep(nap) {
 		if s.survey, err = before.again(); err == nil {
 			err = s.stop(ctx, copying)
 		}
 		again := errors.Is(err, errReturning) || errors.Is(err, errVfork) || errors.Is(err, errUnknownCall) && !s.frozen
-		if err == nil || !again || time.Since(begun) > stopTime {
+		switch {
+		case again && time.Since(begun) < stopTime:
+			s.held.forget()
+			s.end()
+		case isRefused(err) && !s.frozen && time.Since(begun) < unreadTime:
+			// There was no obstacle before the stop: it may be one of a moment, as a file of
+			// /proc that top reads.
+			s.held.forget()
+			s.end()
+			nap *= 2
+		case errors.Is(err, errUnread) && !s.frozen && time.Since(begun) < unreadTime:
+			s.held.letRun(s.readers)
+			nap *= 2
+		default:
 			return s, err
 		}
-		s.held.forget()
-		s.end()
 	}
 }
 
@@ -60,8 +73,13 @@ func (s *snapshot) stop(ctx context.Context, copying bool) error {
 		}
 		return s.group.Lifted(func() error { return s.gather(ctx, copying) })
 	}
-	s.waits = invisible.Waits(tids)
-	s.held = newStopped(invisible.Prepare(tids))
+	if len(s.held.tids) == 0 {
+		s.held, s.waits = newStopped(nil), map[int]invisible.Wait{}
+	}
+	maps.DeleteFunc(s.waits, func(tid int, _ invisible.Wait) bool { return !slices.Contains(s.held.tids, tid) })
+	tids = slices.DeleteFunc(tids, func(tid int) bool { return slices.Contains(s.held.tids, tid) })
+	maps.Copy(s.waits, invisible.Waits(tids))
+	s.held.calls = invisible.Prepare(tids)
 	return s.gather(ctx, copying)
 }
 
@@ -161,6 +179,7 @@ func (s *snapshot) look() error {
 	}
 	s.all()
 	s.readPipes()
+	s.readSockets()
 	for i := range s.job.Processes {
 		p := &s.job.Processes[i]
 		for k := range p.Threads {
@@ -188,7 +207,7 @@ func (s *snapshot) look() error {
 		}
 		return errReturning
 	}
-	return nil
+	return s.unread()
 }
 
 // askAll has all processes asked what only they can tell, and copies made of them

@@ -180,31 +180,35 @@ func (s *stopped) forget() {
 	}
 }
 
+// letRun lets some go on, whose timeouts begin anew.
+func (s *stopped) letRun(tids []int) {
+	s.tids = slices.DeleteFunc(slices.Clone(s.tids), func(tid int) bool {
+		if !slices.Contains(tids, tid) {
+			return false
+		}
+		s.minder.Forget(tid)
+		return ptrace.Detach(tid, 0) == nil
+	})
+}
+
 // release lets all tasks go on, as if nothing had been: those in calls with a
 // timeout as tracees of the minder, until the calls return. Those that were killed
 // meanwhile it reaps, so that their parents learn of it; a process's first thread
 // comes last.
 func (s *stopped) release() {
-	var leaders, late []int
+	var late []int
 	for _, tid := range s.tids {
 		if s.minder.Release(tid, 0) == nil {
 			continue
 		}
 		st, err := proc.ReadStat(tid)
-		switch {
-		case err != nil:
-		case st.State != 'Z' && st.State != 'X': // it has not stopped yet
+		ended := err == nil && (st.State == 'Z' || st.State == 'X')
+		if ours := ended && proc.Process(tid) == tid && st.Parent == os.Getpid(); err == nil && !ours { // our own child is ours to wait for
 			late = append(late, tid)
-		case proc.Process(tid) != tid:
-			_, _ = soon(tid)
-		case st.Parent != os.Getpid(): // our own child is ours to wait for
-			leaders = append(leaders, tid)
 		}
 	}
-	for _, pid := range leaders {
-		_, _ = soon(pid)
-	}
-	// One of those may wait for another, as who made a vfork does.
+	// They have not stopped yet, or have ended. One may wait for another: who made a
+	// vfork for its child, and a process's first thread for all others of it.
 	for begun := time.Now(); len(late) > 0 && time.Since(begun) < stopTime; time.Sleep(100 * time.Microsecond) {
 		late = slices.DeleteFunc(late, func(tid int) bool {
 			status, err := ptrace.Poll(tid)

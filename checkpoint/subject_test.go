@@ -222,7 +222,7 @@ func lives(t *testing.T, s *subject) {
 	}
 }
 
-var states = []string{"registers", "signals", "memory", "identity", "files", "locks", "nameless", "pipes", "seccomp", "settings", "sharing", "stopped", "timers", "watches", "threads", "tree"}
+var states = []string{"registers", "signals", "memory", "identity", "files", "locks", "nameless", "pipes", "seccomp", "settings", "sharing", "stopped", "timers", "watches", "threads", "tree", "sockets", "terminals", "internet", "connections"}
 
 func TestStateIsCarried(t *testing.T) {
 	for _, state := range states {

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,6 +50,9 @@ func (j *Job) Summarize() Summary {
 			}
 		}
 	}
+	if slices.ContainsFunc(j.Files, func(f File) bool { return f.Socket != nil && f.Socket.Outside }) {
+		s.Needs = append(s.Needs, "--tcp-close")
+	}
 	for _, p := range j.Processes {
 		sum := ProcessSummary{
 			PID: p.PID, Parent: p.Parent, Command: strings.Join(p.Arguments, " "), Ended: p.Ended != nil,
@@ -78,6 +82,8 @@ func (f *File) describe() string {
 			return fmt.Sprintf("%s %s", end, f.Path)
 		}
 		return fmt.Sprintf("%s pipe %d", end, f.Pipe)
+	case fileSocket:
+		return f.Socket.describe()
 	case fileOutside:
 		return "outside of the job, " + streams[f.Stream]
 	}

@@ -29,6 +29,9 @@ type survey struct {
 	obstacles []Obstacle
 	command   map[int]string
 	files     fileTable
+	terminals terminalState
+	waiting   error          // what must be read before there can be an image
+	readers   []int          // the tasks that can read it
 	mapped    map[string]int // by path
 	shared    map[inode]int
 	origins   []origin      // of Job.Shared
@@ -81,6 +84,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		now:      known{map[mappedID]Mapped{}, map[int]bool{}, map[int][]Mapping{}, map[inode]int{}},
 	}
 	s.files.pipes = map[inode]string{}
+	s.terminals = terminalState{numbers: map[int]int{}, masters: map[int]int{}, outside: map[int]bool{}, controls: map[int]controlling{}}
 	var err error
 	s.code, s.vvar, err = ownVDSO()
 	s.job.VDSO = hash(s.code)
@@ -187,9 +191,7 @@ func (s *survey) kin(p *Process, found map[int]*Process) {
 	if found[p.ProcessGroup] == nil {
 		p.ProcessGroup = 0
 	}
-	if p.Session == p.PID && st.number(7) != 0 {
-		s.hinder(p.PID, "process", "it leads a session with a terminal")
-	}
+	s.terminals.controls[p.PID] = controlling{device: st.number(7), foreground: int(st.number(8))}
 	if p.ExitSignal != int(unix.SIGCHLD) {
 		s.hinder(p.PID, "process", "it does not tell its parent by SIGCHLD when it ends, but by signal %d", p.ExitSignal)
 	}

@@ -50,6 +50,12 @@ func (j *Job) check() error {
 			return damaged("file %d cannot be", i)
 		}
 	}
+	if err := j.checkSockets(); err != nil {
+		return err
+	}
+	if err := j.checkTerminals(); err != nil {
+		return err
+	}
 	for _, m := range j.Mapped {
 		if !clean(m.Path) || m.Contents != nil && !j.hasContents(*m.Contents) {
 			return damaged("a mapped file has no path, or no contents")

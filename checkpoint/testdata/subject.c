@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -534,6 +535,8 @@ static void tree(void) {
 #include "sharing.c"
 #include "stopped.c"
 #include "timers.c"
+#include "sockets.c"
+#include "terminals.c"
 #include "watches.c"
 
 // rounds changes a little of much memory at each SIGUSR2, and looks at all of it in
@@ -625,6 +628,10 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "tree")) tree();
 	else if (!strcmp(argv[1], "rounds")) rounds();
 	else if (!strcmp(argv[1], "sleeps")) sleeps(argc > 2 ? 6 : 8); // interrupted
+	else if (!strcmp(argv[1], "sockets")) sockets();
+	else if (!strcmp(argv[1], "internet")) internet();
+	else if (!strcmp(argv[1], "connections")) connections();
+	else if (!strcmp(argv[1], "terminals")) terminals();
 	else return 99;
 	return failures ? 1 : 0;
 }

@@ -152,14 +152,15 @@ func withImage(name string, use func(io.Reader) error) error {
 }
 
 type restoreCmd struct {
-	Image   string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
-	Group   string `short:"g" placeholder:"GROUP" help:"The group to put the processes in; without, the one that they were in."`
-	Frozen  bool   `help:"Leave them frozen, to be thawed later."`
-	NewPIDs bool   `name:"new-pidns" help:"Give them a PID namespace of their own, for where their PIDs are taken."`
-	Files   string `enum:"check,rollback,ignore" default:"check" placeholder:"check|rollback|ignore" help:"What of the files that the job had open: they must be the same or longer, or are cut back to where they were, or taken as they are."`
-	Stdin   string `placeholder:"FILE" help:"What to have in place of a standard input that came from outside: a file, or - for this command's."`
-	Stdout  string `placeholder:"FILE" help:"The same for standard output; a file is appended to."`
-	Stderr  string `placeholder:"FILE" help:"The same for standard error."`
+	Image    string `arg:"" help:"An image that checkpoint wrote, or - for standard input."`
+	Group    string `short:"g" placeholder:"GROUP" help:"The group to put the processes in; without, the one that they were in."`
+	Frozen   bool   `help:"Leave them frozen, to be thawed later."`
+	NewPIDs  bool   `name:"new-pidns" help:"Give them a PID namespace of their own, for where their PIDs are taken."`
+	Files    string `enum:"check,rollback,ignore" default:"check" placeholder:"check|rollback|ignore" help:"What of the files that the job had open: they must be the same or longer, or are cut back to where they were, or taken as they are."`
+	Stdin    string `placeholder:"FILE" help:"What to have in place of a standard input that came from outside: a file, or - for this command's."`
+	Stdout   string `placeholder:"FILE" help:"The same for standard output; a file is appended to."`
+	Stderr   string `placeholder:"FILE" help:"The same for standard error."`
+	TCPClose bool   `name:"tcp-close" help:"TCP connections to others than the job have ended then: what they had received can still be read, and then they fail (ECONNRESET)."`
 }
 
 // Help is the part of the help that follows the flags.
@@ -210,7 +211,7 @@ func (c *restoreCmd) Run(s *session) error {
 
 // options are what the flags say.
 func (c *restoreCmd) options() (checkpoint.RestoreOptions, error) {
-	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files), NewPIDs: c.NewPIDs}
+	o := checkpoint.RestoreOptions{Group: c.Group, Frozen: c.Frozen, Files: checkpoint.FilePolicy(c.Files), NewPIDs: c.NewPIDs, TCPClose: c.TCPClose}
 	own := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	for i, name := range []string{c.Stdin, c.Stdout, c.Stderr} {
 		if name == "" {
