@@ -261,6 +261,11 @@ func (c *Contents) open() (o standIn, err error) {
 	if err != nil {
 		return o, err
 	}
+	var fs unix.Statfs_t
+	if c.Kind == contentsMemory && (unix.Fstatfs(file, &fs) != nil || fs.Type != unix.TMPFS_MAGIC) {
+		unix.Close(file)
+		return o, errors.New("its directory is not in memory (tmpfs)")
+	}
 	if err = unix.Fchown(file, c.UID, c.GID); err == nil {
 		err = unix.Fchmod(file, c.Mode)
 	}

@@ -126,6 +126,19 @@ func TestSharedMemoryThatWasChangedIsRefused(t *testing.T) {
 	goesOn(t, s.subject, s.restore(t, image))
 }
 
+// An image cannot have a file made elsewhere than in memory.
+func TestAFileInMemoryIsMadeNowhereElse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		t.Skip("there is no other directory")
+	}
+	c := &Contents{Kind: contentsMemory, Path: path, Length: 1, Mode: 0o600}
+	if _, err := c.open(); err == nil || !strings.Contains(err.Error(), "not in memory") {
+		t.Error(err)
+	}
+}
+
 func TestSharedMemoryThatOutsidersHaveIsRefused(t *testing.T) {
 	s := startSharer(t)
 	memory, err := unix.SysvShmAttach(s.segment(), 0, 0)
