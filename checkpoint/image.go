@@ -58,7 +58,8 @@ type writer struct {
 	count uint32
 	bytes int64
 
-	packer *packer // nil: nothing is compressed
+	packer *packer             // nil: nothing is compressed
+	tell   func(written int64) // nil, or what is called with bytes
 	twins  twins
 }
 
@@ -86,6 +87,9 @@ func (w *writer) record(kind uint32, parts ...[]byte) error {
 		if _, err := w.w.Write(p); err != nil {
 			return err
 		}
+	}
+	if w.tell != nil {
+		w.tell(w.bytes)
 	}
 	return nil
 }
@@ -199,8 +203,12 @@ func (r *reader) begin() (*Job, error) {
 
 // Read reads a whole image, and checks all of it. size is how many bytes of
 // memory it holds, zeros left out.
-func Read(from io.Reader) (job *Job, size int64, err error) {
+func Read(from io.Reader) (job *Job, size int64, err error) { return Verify(from, nil) }
+
+// Verify is Read that calls tell, now and then, with the bytes that were read.
+func Verify(from io.Reader, tell func(read int64)) (job *Job, size int64, err error) {
 	r := newReader(from)
+	r.tell = tell
 	if job, err = r.begin(); err != nil {
 		return nil, 0, err
 	}

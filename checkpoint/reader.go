@@ -20,7 +20,9 @@ type reader struct {
 	count uint32
 
 	kept []*keptPage
-	same map[int][]run // as in the base, by the index of the process, in order
+	same map[int][]run    // as in the base, by the index of the process, in order
+	tell func(read int64) // nil, or what is called as the image is read
+	read int64            // bytes
 
 	lock   sync.Mutex    // of all above, while memory is read
 	ended  bool          // nobody is to read on
@@ -213,6 +215,9 @@ func (r *reader) take(buf []byte) (*record, error) {
 	}
 	if _, err := io.ReadFull(r.r, here); err != nil {
 		return nil, cut(err)
+	}
+	if r.read += int64(recordSize + length); r.tell != nil {
+		r.tell(r.read)
 	}
 	if rest := rec.content[len(here):]; len(rest) > 0 {
 		at := r.at

@@ -20,14 +20,15 @@ import (
 
 // RestoreOptions say how a job is to be restored.
 type RestoreOptions struct {
-	Group   string      // empty: the one that it was taken from
-	Frozen  bool        // it is to be frozen when it is whole
-	Streams [3]*os.File // in place of standard streams that went outside
-	Files   FilePolicy  // what may have become of the files that were open
+	Group    string           // empty: the one that it was taken from
+	Frozen   bool             // it is to be frozen when it is whole
+	Streams  [3]*os.File      // in place of standard streams that went outside
+	Files    FilePolicy       // what may have become of the files that were open
+	NewPIDs  bool             // the job gets a PID namespace of its own, and there the PIDs that it had
+	Tell     func(read int64) // called now and then, with the bytes that were read of the image; nil: nothing is
+	TCPClose bool             // TCP connections that went outside are to have ended
 
-	bases    map[string]*os.File // by their IDs, of images that were received
-	NewPIDs  bool                // the job gets a PID namespace of its own, and there the PIDs that it had
-	TCPClose bool                // TCP connections that went outside are to have ended
+	bases map[string]*os.File // by their IDs, of images that were received
 }
 
 // A Restored job is the children of this process, and what is below them.
@@ -62,6 +63,7 @@ func Restore(ctx context.Context, image io.Reader, f *freezer.Freezer, o Restore
 		return nil, err
 	}
 	in := newReader(image)
+	in.tell = o.Tell
 	job, err := in.begin()
 	if err != nil {
 		return nil, err

@@ -42,11 +42,12 @@ const (
 // job pays 20 to 30 us for the first write to each page from now on (see Untrack).
 type SaveOptions struct {
 	Track    bool
-	Base     string   // the path of an image
-	base     *Base    // the same, for one that has no path
-	Leave    Leave    // empty: Running
-	Snapshot Snapshot // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
-	Compress string   // empty, or Zstd
+	Base     string              // the path of an image
+	base     *Base               // the same, for one that has no path
+	Leave    Leave               // empty: Running
+	Snapshot Snapshot            // empty: CopyOnWrite, if that harms nobody; a group that is not to go on is stopped
+	Compress string              // empty, or Zstd
+	Tell     func(written int64) // called now and then, with the bytes that were written; nil: nothing is
 }
 
 func (o SaveOptions) running() bool { return o.Leave == "" || o.Leave == Running }
@@ -172,13 +173,13 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 		err = s.toCopies()
 		stats.Stopped = time.Since(s.held.when)
 		if err == nil {
-			err = s.mind(func() error { return after(s.write(w, o.Compress, stats), commit) })
+			err = s.mind(func() error { return after(s.write(w, o, stats), commit) })
 		}
 		return s, err
 	}
 	to := bufio.NewWriterSize(w, spool)
 	if err = s.adviseAll(); err == nil {
-		err = s.write(to, o.Compress, stats)
+		err = s.write(to, o, stats)
 	}
 	safe := func() error { return after(to.Flush(), commit) }
 	if err == nil && !o.running() { // nobody ends before his image is safe

@@ -314,12 +314,12 @@ func (s *snapshot) unusual(p *Process) bool {
 }
 
 // write writes the image.
-func (s *snapshot) write(to io.Writer, compress string, stats *Stats) error {
-	w := &writer{w: to}
+func (s *snapshot) write(to io.Writer, o SaveOptions, stats *Stats) error {
+	w := &writer{w: to, tell: o.Tell}
 	if err := w.begin(s.job); err != nil {
 		return err
 	}
-	if err := w.compress(compress); err != nil {
+	if err := w.compress(o.Compress); err != nil {
 		return err
 	}
 	defer func() { _ = w.wait() }()

@@ -64,6 +64,9 @@ type checkpointCmd struct {
 	Track   bool   `help:"Have the next image build on this one."`
 	Base    string `placeholder:"IMAGE" help:"Build on this image, the last one that was written with --track or --base: leave out memory that was not written since."`
 	Untrack bool   `help:"No longer note what is written since the last image."`
+
+	Every time.Duration `placeholder:"10m" help:"Make an image again and again, each in a file IMAGE.TIME, until the group has ended or a signal comes."`
+	Keep  int           `default:"3" placeholder:"N" help:"With --every, how many images to keep: older ones are removed when a new one is on the disk."`
 }
 
 // Help is the part of the help that follows the flags.
@@ -72,13 +75,16 @@ func (*checkpointCmd) Help() string {
 
 With --track it is noted from now on what the processes write, at the cost of some 20 us for the first write to a page, so that another image can build on this one. An image with a base is restored only while that is there: where it was, or in the same directory. It is whole nevertheless when the base is not the last image, and so are processes and mappings that have come since. What notes it ends with the job, or with --untrack.
 
-The file is there as a whole or not at all, and only its owner can read it: it holds all that the processes had in memory.`
+The file is there as a whole or not at all, and only its owner can read it: it holds all that the processes had in memory. With --every each has the time (UTC) in its name, as in sim.image.20260131T120000Z; when one cannot be made, that is said, and the next one is tried.`
 }
 
 func (c *checkpointCmd) Run(s *session) error {
 	gang, err := s.groups(c.Group)
 	if err != nil {
 		return err
+	}
+	if c.Every != 0 {
+		return c.every(s, gang[0])
 	}
 	if c.Untrack {
 		if c.Track || c.Base != "" {
@@ -102,11 +108,13 @@ func (c *checkpointCmd) Run(s *session) error {
 	ready := s.notice()
 	ctx := ready(0)
 	var stats checkpoint.Stats
-	if o := (checkpoint.SaveOptions{Leave: checkpoint.Leave(c.Leave), Snapshot: checkpoint.Snapshot(c.Snapshot), Compress: c.Compress, Track: c.Track, Base: c.Base}); c.Output == "-" {
+	tell, done := newBar("checkpoint", 0)
+	if o := (checkpoint.SaveOptions{Tell: tell, Leave: checkpoint.Leave(c.Leave), Snapshot: checkpoint.Snapshot(c.Snapshot), Compress: c.Compress, Track: c.Track, Base: c.Base}); c.Output == "-" {
 		stats, err = checkpoint.Save(ctx, gang[0], os.Stdout, o)
 	} else {
 		stats, err = checkpoint.SaveFile(ctx, gang[0], c.Output, o)
 	}
+	done()
 	s.minded = append(s.minded, stats.Settled)
 	record(gang, audit.Event{Op: "checkpoint", Reason: c.Output, Err: err})
 	if err != nil {
@@ -186,7 +194,10 @@ func (c *restoreCmd) Run(s *session) error {
 	var job *checkpoint.Restored
 	err = withImage(c.Image, func(r io.Reader) error {
 		signal.Notify(got, passed...)
+		var done func()
+		o.Tell, done = newBar("restore", sizeOf(c.Image))
 		job, err = checkpoint.Restore(context.Background(), r, f, o)
+		done()
 		return err
 	})
 	if job != nil {
@@ -315,7 +326,9 @@ func (*verifyCmd) Help() string {
 
 func (c *verifyCmd) Run(s *session) error {
 	return withImage(c.Image, func(r io.Reader) error {
-		job, size, err := checkpoint.Read(r)
+		tell, done := newBar("verify", sizeOf(c.Image))
+		job, size, err := checkpoint.Verify(r, tell)
+		done()
 		if err != nil {
 			return err
 		}
