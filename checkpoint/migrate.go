@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -180,32 +179,16 @@ func receive(ctx context.Context, in io.Reader, out io.Writer, f *freezer.Freeze
 // receiveImage copies an image to a file without a name. It reads no further than to
 // the image's end.
 func receiveImage(from *bufio.Reader) (*os.File, error) {
-	image, err := unnamed(os.TempDir())
+	image, err := nameless()
 	if err != nil {
 		return nil, err
 	}
-	if image.Name() != os.TempDir() {
-		_ = os.Remove(image.Name())
-	}
-	for done := false; !done && err == nil; {
-		var head []byte
-		if head, err = from.Peek(recordSize); err != nil {
-			break
-		}
-		length := int64(binary.LittleEndian.Uint32(head[4:]))
-		done = binary.LittleEndian.Uint32(head[0:]) == recordEnd
-		if length > maxJob {
-			err = damaged("a record is too long")
-			break
-		}
-		_, err = io.CopyN(image, from, recordSize+length)
-	}
-	if err == nil {
+	if err = newReader(from).copyRecords(image); err == nil {
 		_, err = image.Seek(0, io.SeekStart)
 	}
 	if err != nil {
 		image.Close()
-		return nil, cut(err)
+		return nil, err
 	}
 	return image, nil
 }

@@ -31,21 +31,52 @@ func (j *Job) stillThere() (there bool, err error) {
 	return there, nil
 }
 
-// spool reads the rest of a stream into a file without a name, in the directory for
-// temporary files: so that who writes it ends, and then perhaps the job does.
-func (r *reader) spool() (*os.File, error) {
+// nameless makes a file without a name in the directory for temporary files.
+func nameless() (*os.File, error) {
 	f, err := unnamed(os.TempDir())
+	if err == nil && f.Name() != os.TempDir() {
+		_ = os.Remove(f.Name())
+	}
+	return f, err
+}
+
+// spool reads the rest of a stream into a file without a name: so that who writes it
+// ends, and then perhaps the job does.
+func (r *reader) spool() (*os.File, error) {
+	f, err := nameless()
 	if err != nil {
 		return nil, err
 	}
-	if f.Name() != os.TempDir() {
-		_ = os.Remove(f.Name())
+	count := r.count
+	if err = r.copyRecords(f); err == nil {
+		if _, err = r.r.ReadByte(); err == nil {
+			err = damaged("something follows its end")
+		}
 	}
-	if _, err := io.Copy(f, r.r); err != nil {
+	if err != io.EOF {
 		f.Close()
-		return nil, fmt.Errorf("the image: %w", err)
+		return nil, err
 	}
-	r.file, r.at = f, 0
+	r.count, r.file, r.at = count, f, 0
 	r.r.Reset((*fromFile)(r))
 	return f, nil
+}
+
+// copyRecords copies what is left of a stream, and reads no further than to its end.
+func (r *reader) copyRecords(to io.Writer) error {
+	for {
+		rec, length, err := r.begun()
+		if err != nil {
+			return err
+		}
+		if _, err := to.Write(rec.head[:]); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(to, r.r, int64(length)); err != nil {
+			return cut(err)
+		}
+		if rec.kind() == recordEnd {
+			return nil
+		}
+	}
 }

@@ -5,6 +5,7 @@ package checkpoint
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -65,6 +66,26 @@ func TestAStreamWhosePIDsAreTakenByOthersIsNotRead(t *testing.T) {
 	_, err = Restore(context.Background(), r, s.f, RestoreOptions{})
 	p.Close()
 	if err == nil || !strings.Contains(err.Error(), "is taken: by subject") {
+		t.Error(err)
+	}
+	lives(t, s)
+}
+
+// What comes through a pipe is looked at while it is put aside: else it might have no
+// end.
+func TestADamagedStreamIsNotPutAside(t *testing.T) {
+	s := start(t, cSubject(t, "registers"))
+	image := s.save(t, Running)
+	r, p := io.Pipe()
+	go func() {
+		_, _ = p.Write(image)
+		for err := error(nil); err == nil; {
+			_, err = p.Write(make([]byte, 1<<16))
+		}
+	}()
+	_, err := Restore(context.Background(), r, s.f, RestoreOptions{})
+	r.Close()
+	if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), "something follows its end") {
 		t.Error(err)
 	}
 	lives(t, s)
