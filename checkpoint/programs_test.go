@@ -207,7 +207,7 @@ type 'x=remembered; tty >tty; stty -a >stty; sleep 1000 & touch asleep; cat' Ent
 begun asleep; sleep 0.1; echo ready; begun go
 type 'a line' Enter
 until tmux -S sock capture-pane -p | tail -n +2 | grep -q '^a line'; do sleep 0.02; done
-type C-c
+type C-c; sleep 0.5 # it throws away what was typed already
 type 'tty | cmp - tty && stty -a | cmp - stty && jobs %1 && [ $x = remembered ] && touch /dev/tty right; kill %1; exit' Enter
 while tmux -S sock has-session; do sleep 0.02; done; [ -e right ]`}},
 	{"python3, with asyncio", "python3", []string{"python3", "-c", `
