@@ -417,8 +417,8 @@ func (p *programTable) see(t *testing.T, name, saw string) {
 	t.Helper()
 	want, known := p.rows[name]
 	if os.Getenv("FREEZER_TABLE") == "" {
-		saw, _, _ := strings.Cut(saw, ":") // the reasons are of a moment
-		if want, _, _ := strings.Cut(want, ":"); saw != want {
+		is, _, _ := strings.Cut(saw, ":") // the reasons are of a moment
+		if want, _, _ := strings.Cut(want, ":"); is != want {
 			t.Errorf("%s; the table of %s says %q (make programs writes it anew)", saw, p.path, want)
 		}
 		return
