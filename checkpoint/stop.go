@@ -116,6 +116,9 @@ func (s *stopped) seize(tid int) error {
 		if st, e := proc.ReadStat(tid); e != nil || st.State == 'Z' || st.State == 'X' {
 			return nil
 		}
+		if invisible.LetGo(tid) {
+			return s.seize(tid)
+		}
 		if by := proc.Status(tid, "TracerPid"); by != "0" {
 			return fmt.Errorf("task %d cannot be stopped: it is traced by process %s", tid, by)
 		}

@@ -13,6 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A task whose call is still minded, because of a checkpoint before or because it was
+// restored, can be checkpointed.
+func TestTasksThatAreMindedAreCheckpointedAgain(t *testing.T) {
+	s := start(t, cSubject(t, "sleeps"))
+	s.save(t, Running)
+	s.save(t, Running)
+	job := s.restore(t, s.save(t, Killed))
+	var image bytes.Buffer
+	stats, err := Save(context.Background(), s.group, &image, SaveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	goesOn(t, s, job)
+	if err := stats.Settled(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A call that is interrupted by a checkpoint ends when it would have, or after what
 // was left of its timeout; also when it had been interrupted before.
 func TestTimeoutsGoOnWithWhatWasLeft(t *testing.T) {

@@ -148,6 +148,14 @@ func (s *Session) Thaw(ctx context.Context, tids []int, thaw func() error) error
 		onThread(func() (clean bool) { return newTracer(s).run(ctx, half, r) })
 	}
 	done := closed(&r.minded)
+	asked := askedToLetGo()
+	go func() {
+		select {
+		case <-asked:
+			s.Close()
+		case <-done:
+		}
+	}()
 	s.mu.Lock()
 	s.done = done
 	s.mu.Unlock()

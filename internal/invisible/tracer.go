@@ -86,9 +86,32 @@ func (t *tracer) seize(tid int) {
 // Mind attends to the Minder's tasks, on the thread that traces them, until it
 // minds none, or until quit is closed: then they are still minded. ended, if not
 // nil, is told how those of them ended that did: they are reaped.
+//
+// Whoever else has to trace a task can have it let go: see LetGo.
 func (m *Minder) Mind(quit <-chan struct{}, ended func(tid int, s ptrace.Status)) {
+	if m.Len() == 0 {
+		return
+	}
+	defer rename()()
+	asked := askedToLetGo()
+	both, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(both)
+		select {
+		case <-quit:
+		case <-asked:
+		case <-over:
+		}
+	}()
 	t := &tracer{minder: m, pending: map[int]bool{}, changed: make(chan os.Signal, 1), ended: ended}
-	t.watch(func() bool { return m.Len() > 0 }, quit)
+	t.watch(func() bool { return m.Len() > 0 }, both)
+	close(over)
+	<-both
+	select {
+	case <-asked:
+		t.abandon()
+	default:
+	}
 	signal.Stop(t.changed)
 }
 
