@@ -21,7 +21,7 @@ import (
 )
 
 // saveCopy makes an image by copy on write, and makes sure that it was so.
-func (s *subject) saveCopy(t *testing.T) []byte {
+func (s *subject) saveCopy(t testing.TB) []byte {
 	t.Helper()
 	var image bytes.Buffer
 	stats, err := Save(context.Background(), s.group, &image, SaveOptions{})
@@ -35,7 +35,7 @@ func (s *subject) saveCopy(t *testing.T) []byte {
 }
 
 // end kills a subject and waits until its PIDs are free.
-func (s *subject) end(t *testing.T, image []byte) {
+func (s *subject) end(t testing.TB, image []byte) {
 	t.Helper()
 	if err := s.group.Kill(context.Background()); err != nil {
 		t.Fatal(err)

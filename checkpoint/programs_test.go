@@ -25,7 +25,7 @@ import (
 // it gets a signal.
 var programs = []struct {
 	name string // in the table
-	need string // the program without which there is no trying it
+	need string // the programs without which there is no trying it
 	argv []string
 }{
 	{"bash, a pipeline", "bash", []string{"bash", "-c", `
@@ -140,7 +140,7 @@ const timer = setInterval(() => {
 	else if (got == sent) { clearInterval(timer); w.terminate(); process.exitCode = right ? 0 : 1; }
 }, 5);
 `}},
-	{"java, with threads", "javac", []string{"sh", "-c", `cat >A.java <<'END'
+	{"java, with threads", "javac java", []string{"sh", "-c", `cat >A.java <<'END'
 import java.nio.file.*;
 import java.util.concurrent.atomic.*;
 class A {
@@ -166,7 +166,7 @@ class A {
 }
 END
 javac A.java && exec java -Xmx64m A`}},
-	{"vim, under tmux", "tmux", []string{"sh", "-c", tmux + `
+	{"vim, under tmux", "tmux vim", []string{"sh", "-c", tmux + `
 printf 'one\ntwo\n' >text
 tm new-session -d -x 80 -y 24 'vim -u NONE -n text'
 until tm capture-pane -p | grep -q '^two'; do sleep 0.05; done
@@ -175,7 +175,7 @@ until tm capture-pane -p | grep -q '^added'; do sleep 0.05; done
 echo ready; until [ -e go ]; do sleep 0.02; done
 tm capture-pane -p | grep -q '^added' && tm send-keys -l ' later' && tm send-keys Escape && tm send-keys -l ':wq' && tm send-keys Enter
 for i in $(seq 200); do grep -q 'added later' text && exit 0; sleep 0.02; done; exit 1`}},
-	{"top, under tmux", "tmux", []string{"sh", "-c", tmux + `
+	{"top, under tmux", "tmux top", []string{"sh", "-c", tmux + `
 tm new-session -d -x 80 -y 24 'top -d 0.2'
 until tm capture-pane -p | grep -q 'PID USER'; do sleep 0.05; done
 echo ready; until [ -e go ]; do sleep 0.02; done
@@ -260,7 +260,7 @@ const server = net.createServer(c => c.on("data", d => c.write(String(d).toUpper
 (until [ -e go ]; do sleep 0.02; done; echo 'tty | cmp - tty && [ $x = remembered ] && touch right'; echo exit) |
 (sleep 0.3; echo 'x=remembered; tty >tty; touch begun'; cat) | script -qec "bash --norc -i" typescript >/dev/null &
 until [ -e begun ]; do sleep 0.02; done; echo ready; wait $!; [ -e right ]`}},
-	{"redis-server with no client", "redis-server", []string{"sh", "-c", `
+	{"redis-server with no client", "redis-server redis-cli", []string{"sh", "-c", `
 redis-server --port 0 --unixsocket $PWD/s --save '' >log &
 until redis-cli -s s ping >/dev/null 2>&1; do sleep 0.02; done
 for i in $(seq 50); do redis-cli -s s set k$i v$i >/dev/null; done
@@ -289,7 +289,11 @@ func goes(t *testing.T, need string, argv []string) string {
 	if err == nil && need == "python3-numpy" {
 		err = exec.Command(path, "-c", "import numpy").Run()
 	} else if err == nil && argv[0] == "sh" {
-		_, err = exec.LookPath(need)
+		for word := range strings.FieldsSeq(need) {
+			if _, e := exec.LookPath(word); e != nil {
+				err = e
+			}
+		}
 	}
 	if err != nil {
 		return ""

@@ -59,7 +59,7 @@ var compiledSubject = sync.OnceValues(func() (path string, err error) {
 })
 
 // cSubject is the program of testdata/subject.c in one of its states.
-func cSubject(t *testing.T, state string) *exec.Cmd {
+func cSubject(t testing.TB, state string) *exec.Cmd {
 	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("no C compiler for the subject")
@@ -82,7 +82,7 @@ type subject struct {
 }
 
 // needRoot skips a test that chooses PIDs.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("to restore with the same PIDs, be root")
@@ -90,12 +90,12 @@ func needRoot(t *testing.T) {
 }
 
 // start starts a subject and waits until its state is made.
-func start(t *testing.T, cmd *exec.Cmd) *subject {
+func start(t testing.TB, cmd *exec.Cmd) *subject {
 	t.Helper()
 	return startIn(t, freezer.Cgroup2, cmd)
 }
 
-func startIn(t *testing.T, backend string, cmd *exec.Cmd) *subject {
+func startIn(t testing.TB, backend string, cmd *exec.Cmd) *subject {
 	t.Helper()
 	needRoot(t)
 	s := &subject{f: freezertest.Tree(t, backend), cmd: cmd, dir: t.TempDir()}
@@ -125,7 +125,7 @@ func (s *subject) said() string {
 }
 
 // save makes an image of the subject.
-func (s *subject) save(t *testing.T, leave Leave) []byte {
+func (s *subject) save(t testing.TB, leave Leave) []byte {
 	t.Helper()
 	var image bytes.Buffer
 	stats, err := Save(context.Background(), s.group, &image, SaveOptions{Leave: leave})
@@ -142,12 +142,17 @@ func (s *subject) save(t *testing.T, leave Leave) []byte {
 
 // reap waits for the processes of an image, which were killed, so that their PIDs
 // are free.
-func reap(t *testing.T, image []byte) {
+func reap(t testing.TB, image []byte) {
 	t.Helper()
 	job, err := ReadJob(bytes.NewReader(image))
 	if err != nil {
 		t.Fatal(err)
 	}
+	reapJob(t, job)
+}
+
+func reapJob(t testing.TB, job *Job) {
+	t.Helper()
 	for _, p := range job.Processes {
 		freezertest.Eventually(t, "its processes are gone", func() bool {
 			_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
@@ -157,7 +162,7 @@ func reap(t *testing.T, image []byte) {
 }
 
 // restore restores an image in the subject's place.
-func (s *subject) restore(t *testing.T, image []byte) *Restored {
+func (s *subject) restore(t testing.TB, image []byte) *Restored {
 	t.Helper()
 	start := time.Now()
 	job, err := Restore(context.Background(), bytes.NewReader(image), s.f, RestoreOptions{})
@@ -173,7 +178,7 @@ func (s *subject) restore(t *testing.T, image []byte) *Restored {
 }
 
 // restoreFile restores an image from a file.
-func (s *subject) restoreFile(t *testing.T, path string) *Restored {
+func (s *subject) restoreFile(t testing.TB, path string) *Restored {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {

@@ -62,7 +62,7 @@ func (r *restorer) makeSystemV(i int) error {
 		err = c.createSystemV()
 	}
 	if err != nil {
-		return fmt.Errorf("System V shared memory %d: %w", c.ID, err)
+		return fmt.Errorf("shared memory of System V, %d: %w", c.ID, err)
 	}
 	if !found {
 		r.contents[i].named = true

@@ -57,7 +57,7 @@ func TestRunsAreSets(t *testing.T) {
 }
 
 // track makes an image of a subject in a file, and has what is written since noted.
-func (s *subject) track(t *testing.T, name, base string) (path string, stats Stats) {
+func (s *subject) track(t testing.TB, name, base string) (path string, stats Stats) {
 	t.Helper()
 	path = filepath.Join(s.dir, name)
 	o := SaveOptions{Track: base == "", Base: base}
@@ -73,7 +73,7 @@ func (s *subject) track(t *testing.T, name, base string) (path string, stats Sta
 }
 
 // tell has a subject go on by a round, and waits until it says that it has.
-func (s *subject) tell(t *testing.T, word string) {
+func (s *subject) tell(t testing.TB, word string) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(unix.SIGUSR2); err != nil {
 		t.Fatal(err)

@@ -607,6 +607,42 @@ static void rounds(void) {
 	}
 }
 
+// bulk has much memory, for benchmarks: it says how long its own fork takes, and
+// writes to 1 % of the memory at each SIGUSR2, or to 5 % each second.
+static void bulk(char **argv) {
+	size_t n = (size_t)atoi(argv[2]) << 20, pages = n / 4096;
+	struct sigaction a = {.sa_handler = on_round};
+	sigaction(SIGUSR2, &a, 0);
+	char *p = mmap(0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	madvise(p, n, MADV_NOHUGEPAGE);
+	if (!strcmp(argv[3], "zeros")) memset(p, 0, n);
+	else fill((void *)p, n, 1);
+	double best = 1e9;
+	for (int i = 0; i < 5; i++) {
+		struct timespec t, u;
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		pid_t child = fork();
+		if (child == 0) _exit(0);
+		clock_gettime(CLOCK_MONOTONIC, &u);
+		waitpid(child, 0, 0);
+		double us = (u.tv_sec - t.tv_sec) * 1e6 + (u.tv_nsec - t.tv_nsec) / 1e3;
+		if (us < best) best = us;
+	}
+	printf("fork %.1f\n", best);
+	ready();
+	size_t at = 0;
+	for (int done = 0;;) {
+		if (!strcmp(argv[3], "busy")) usleep(10000);
+		else pause();
+		size_t some = !strcmp(argv[3], "busy") ? pages / 2000 : done < rounds_told ? pages / 100 : 0;
+		for (size_t i = 0; i < some; i++) p[(at = (at + 1) % pages) * 4096]++;
+		if (done < rounds_told) {
+			printf("touched %d\n", ++done);
+			fflush(stdout);
+		}
+	}
+}
+
 int main(int argc, char **argv) {
 	if (!strcmp(argv[1], "again")) return 0;
 	prepare();
@@ -627,6 +663,7 @@ int main(int argc, char **argv) {
 	else if (!strcmp(argv[1], "registers")) registers();
 	else if (!strcmp(argv[1], "tree")) tree();
 	else if (!strcmp(argv[1], "rounds")) rounds();
+	else if (!strcmp(argv[1], "bulk")) bulk(argv);
 	else if (!strcmp(argv[1], "sleeps")) sleeps(argc > 2 ? 6 : 8); // interrupted
 	else if (!strcmp(argv[1], "sockets")) sockets();
 	else if (!strcmp(argv[1], "internet")) internet();

@@ -23,7 +23,7 @@ func SeccompFilter(tid, index int) (program []byte, flags uint64, err error) {
 		return nil, 0, failed(errno)
 	}
 	data := [2]uint64{uint64(index)} // struct seccomp_metadata
-	n, _, errno = unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_METADATA, uintptr(tid), unsafe.Sizeof(data), uintptr(unsafe.Pointer(&data)), 0, 0)
+	_, _, errno = unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_METADATA, uintptr(tid), unsafe.Sizeof(data), uintptr(unsafe.Pointer(&data)), 0, 0)
 	if errno != 0 {
 		return nil, 0, failed(errno)
 	}
