@@ -171,7 +171,7 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 	commit = s.keepTracking(o, stats, commit)
 	if stats.Snapshot == CopyOnWrite {
 		err = s.toCopies()
-		stats.Stopped = time.Since(s.held.when)
+		stats.Stopped = s.held.lasted
 		if err == nil {
 			err = s.mind(func() error { return after(s.write(w, o, stats), commit) })
 		}
@@ -191,7 +191,7 @@ func (before *survey) save(ctx context.Context, w io.Writer, o SaveOptions, stat
 		}
 	}
 	s.held.release()
-	stats.Stopped = time.Since(s.held.when)
+	stats.Stopped = s.held.lasted
 	if err == nil && o.running() {
 		err = s.mind(safe)
 	}

@@ -27,6 +27,7 @@ type stopped struct {
 	tids   []int
 	seized []int // of them, those not yet seen in their stop
 	when   time.Time
+	lasted time.Duration // until it was released
 	calls  *invisible.Session // from before the stop
 	minder *invisible.Minder  // of calls whose timeouts would begin anew
 }
@@ -217,6 +218,9 @@ func (s *stopped) release() {
 			status, err := ptrace.Poll(tid)
 			return err != nil || status.Ended() || status.Stopped() && ptrace.Detach(tid, status.Signal()) == nil
 		})
+	}
+	if s.tids != nil {
+		s.lasted = time.Since(s.when)
 	}
 	s.tids, s.seized = nil, nil
 }
