@@ -79,7 +79,7 @@ func copyFloor(b *testing.B, pid int, dir string) time.Duration {
 		if a.shared || strings.HasPrefix(a.name, "[v") {
 			continue
 		}
-		runs, err := presentIn(int(pagemap.Fd()), a.start, a.end)
+		runs, err := presentIn(int(pagemap.Fd()), a.start, a.end, a.inode != "0")
 		if err != nil {
 			b.Fatal(err)
 		}

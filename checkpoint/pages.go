@@ -94,7 +94,7 @@ func (s *sources) process(index int, p *Process, pid int, since *tracked, wanted
 		if m.Kind != kindPrivate && m.Kind != kindFile || !wanted(m) {
 			continue
 		}
-		runs, err := presentIn(pagemap, m.Start, m.End)
+		runs, err := presentIn(pagemap, m.Start, m.End, m.Kind == kindFile)
 		if err != nil {
 			return fmt.Errorf("the memory of process %d at %x: %w", p.PID, m.Start, err)
 		}

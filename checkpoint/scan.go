@@ -62,9 +62,14 @@ func scan(pagemap int, start, end uint64, s scanning) (runs []run, err error) {
 }
 
 // presentIn finds the pages of a private mapping that the process has made its
-// own: in memory or in swap, and not those of a file.
-func presentIn(pagemap int, start, end uint64) (runs []run, err error) {
-	runs, err = scan(pagemap, start, end, scanning{inverted: isFile, all: isFile, any: isPresent | isSwapped})
+// own: in memory or in swap, and not those of a file. Where no file is mapped the
+// kernel is not asked which are, which takes it ten times as long.
+func presentIn(pagemap int, start, end uint64, ofFile bool) (runs []run, err error) {
+	what := scanning{any: isPresent | isSwapped}
+	if ofFile {
+		what.inverted, what.all = isFile, isFile
+	}
+	runs, err = scan(pagemap, start, end, what)
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) { // before Linux 6.7
 		return readPresent(pagemap, start, end)
 	}
