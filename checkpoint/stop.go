@@ -27,7 +27,7 @@ type stopped struct {
 	tids   []int
 	seized []int // of them, those not yet seen in their stop
 	when   time.Time
-	lasted time.Duration // until it was released
+	lasted time.Duration      // until it was released
 	calls  *invisible.Session // from before the stop
 	minder *invisible.Minder  // of calls whose timeouts would begin anew
 }
