@@ -37,7 +37,7 @@ func (s *subject) beside(t *testing.T, image []byte, o RestoreOptions) *Restored
 }
 
 func TestStateIsCarriedIntoANamespaceOfItsOwn(t *testing.T) {
-	for _, state := range states {
+	for _, state := range someStates() {
 		t.Run(state, func(t *testing.T) {
 			s := start(t, cSubject(t, state))
 			leave := Killed // most hold something on the host that only one can hold

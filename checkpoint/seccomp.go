@@ -39,9 +39,10 @@ const (
 	bpfReturn       = 0x06 // BPF_RET | BPF_K
 )
 
-// filters reads the filters of a stopped thread.
+// filters reads the filters of a stopped thread. Where no thread has any nobody needs
+// the right to read them.
 func (s *survey) filters(p *Process, t *Thread) error {
-	for {
+	for s.filtered {
 		program, flags, err := ptrace.SeccompFilter(t.TID, len(t.Filters))
 		switch {
 		case err == unix.ENOENT || err == unix.EINVAL && len(t.Filters) == 0: // there is none
@@ -60,6 +61,7 @@ func (s *survey) filters(p *Process, t *Thread) error {
 			}
 		}
 	}
+	return nil
 }
 
 // errFiltered is of a thread that must not be asked.
