@@ -210,6 +210,11 @@ func (t *tracer) release() {
 	t.stopped = nil
 }
 
+// lookAgain is how long watch relies on being told. Once, in a test that killed its
+// job, it was not told of a death: nothing else was then done for that task, and its
+// process could not be waited for.
+const lookAgain = time.Second
+
 // watch attends to the tasks for as long as it is needed, or until quit.
 func (t *tracer) watch(needed func() bool, quit <-chan struct{}) {
 	if needed() {
@@ -219,7 +224,7 @@ func (t *tracer) watch(needed func() bool, quit <-chan struct{}) {
 		if t.drain(); !needed() {
 			return
 		}
-		timer := time.NewTimer(t.minder.Expire())
+		timer := time.NewTimer(min(t.minder.Expire(), lookAgain))
 		select {
 		case <-t.changed:
 		case <-timer.C:
