@@ -310,6 +310,7 @@ func (s *survey) ask(p *Process, fork bool, since *tracking) (c *copied, err err
 		case err != nil || i > 0:
 		case fork:
 			c, err = g.fork(p, since)
+			s.tracked[p.PID] = s.tracked[p.PID] || since != nil // so its mappings show it
 		default:
 			err = g.askInherited(p)
 		}

@@ -81,6 +81,7 @@ func newSurvey(g *freezer.Group) (*survey, error) {
 		inMemory: map[inode]int{},
 		parents:  map[int]int{},
 		own:      namespaces(os.Getpid()),
+		tracked:  map[int]bool{},
 		now:      known{map[mappedID]Mapped{}, map[int]bool{}, map[int][]Mapping{}, map[inode]int{}},
 	}
 	s.files.pipes = map[inode]string{}
